@@ -1,0 +1,1 @@
+LlavaConfig = LlavaModel = LlavaForConditionalGeneration = None

@@ -1,0 +1,5 @@
+"""The command line: verbs to functions."""
+
+
+def main() -> None:
+    raise SystemExit("not built yet")

@@ -1,0 +1,1 @@
+../../src/llavakit/__init__.py
