@@ -1,0 +1,18 @@
+"""Annotated images in, instruction rows out (the original's row format)."""
+
+from .alignment import BRIEF_QUESTIONS, alignment_rows
+from .coco import caption_pairs, read_coco_captions, read_coco_instances
+from .mixing import sample_uniformly
+from .scienceqa import scienceqa_rows
+from .simple_conversations import simple_conversation_rows
+
+__all__ = [
+    "BRIEF_QUESTIONS",
+    "alignment_rows",
+    "caption_pairs",
+    "read_coco_captions",
+    "read_coco_instances",
+    "sample_uniformly",
+    "scienceqa_rows",
+    "simple_conversation_rows",
+]

@@ -1,0 +1,73 @@
+"""ScienceQA rows as the paper organises them: question and context in, reasoning then answer out.
+
+Reads the official `problems.json` (arXiv:2209.09513). Section 5.2 of arXiv:2304.08485: each question is one
+conversation of one turn, and the answer follows the reasoning (the lecture and the solution).
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+OPTION_LETTERS = "ABCDEFGHIJ"
+ANSWER_ORDERS = ("reasoning_first", "answer_first")
+
+
+def scienceqa_rows(
+    problems: str | os.PathLike, split: str = "train", answer_order: str = "reasoning_first"
+) -> Iterator[dict[str, Any]]:
+    """Rows of one split.
+
+    Args:
+        problems: Path of the official `problems.json`.
+        split: "train", "val", "trainval", "test", or whatever the file's problems name.
+        answer_order: "reasoning_first" (the paper's choice) or "answer_first" (its ablation, Table 8).
+
+    Yields:
+        Rows of the original's format; the image, where there is one, is `<split>/<id>/<file>`, the official layout.
+
+    Raises:
+        ValueError: An unknown `answer_order`, a split without problems, a file of another form, or a problem whose
+            answer is no option; the message names it.
+    """
+    if answer_order not in ANSWER_ORDERS:
+        raise ValueError(f"answer_order={answer_order!r} is unknown; choose one of {ANSWER_ORDERS}.")
+    content = json.loads(Path(problems).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{problems} is not ScienceQA's problems.json: it must be an object of id -> problem.")
+    splits = ("train", "val") if split == "trainval" else (split,)
+    chosen = {key: problem for key, problem in content.items() if problem.get("split") in splits}
+    if not chosen:
+        known = sorted({str(problem.get("split")) for problem in content.values()})
+        raise ValueError(f"split={split!r} has no problems in {problems}; it has {known}.")
+    for key, problem in chosen.items():
+        question, answer = _question(problem), _answer(key, problem, answer_order)
+        image = f"{problem['split']}/{key}/{problem['image']}" if problem.get("image") else None
+        yield {
+            "id": key,
+            "image": image,
+            "conversations": [
+                {"from": "human", "value": f"<image>\n{question}" if image else question},
+                {"from": "gpt", "value": answer},
+            ],
+        }
+
+
+def _question(problem: dict[str, Any]) -> str:
+    lines = [f"Question: {problem['question']}"]
+    if problem.get("hint"):
+        lines.append(f"Context: {problem['hint']}")
+    options = " ".join(f"({OPTION_LETTERS[i]}) {choice}" for i, choice in enumerate(problem["choices"]))
+    return "\n".join([*lines, f"Options: {options}"])
+
+
+def _answer(key: str, problem: dict[str, Any], answer_order: str) -> str:
+    number = problem["answer"]
+    if not 0 <= number < len(problem["choices"]):
+        raise ValueError(f"problem {key!r}: answer {number} is none of its {len(problem['choices'])} choices.")
+    answer = f"The answer is {OPTION_LETTERS[number]}."
+    reasoning = "\n".join(part.strip() for part in (problem.get("lecture"), problem.get("solution")) if part)
+    if not reasoning:
+        return answer
+    return f"{reasoning}\n{answer}" if answer_order == "reasoning_first" else f"{answer}\n{reasoning}"

@@ -1,0 +1,159 @@
+"""One row of training data, from either format on disk to the one form that the rest of the library reads.
+
+The original's row::
+
+    {"id": "000001", "image": "a.jpg" or null, "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
+                                                                 {"from": "gpt", "value": "A cat."}]}
+
+The ecosystem's row, and the form everything here works on::
+
+    {"images": ["a.jpg"], "messages": [{"role": "user", "content": [{"type": "image"},
+                                                                    {"type": "text", "text": "What is it?"}]},
+                                       {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}]}
+
+In the original's human turns ``<image>`` is a placeholder, and whether it stands before or after the question is
+data (equation 2 of arXiv:2304.08485), so it becomes a block in its place. Everywhere else ``<image>`` is text.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+IMAGE_PLACEHOLDER = "<image>"
+ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+Row = dict[str, Any]
+
+
+class BadRow(ValueError):
+    """A row that cannot be trained on. The message names the row, the value at fault and the remedy."""
+
+
+def row_name(row: Mapping[str, Any], index: int | None = None) -> str:
+    """What an error calls this row: its position in the file, its id, or both."""
+    names = [] if index is None else [f"row {index}"]
+    if row.get("id") is not None:
+        names.append(f"id {row['id']!r}")
+    return ", ".join(names) or "a row without an id"
+
+
+def normalize_row(row: Mapping[str, Any], index: int | None = None) -> Row:
+    """Read a row of either format.
+
+    Args:
+        row: A row as section "formats" of the README has it. It is not changed.
+        index: Position in its file or data set, for error messages.
+
+    Returns:
+        `{"id": str or None, "images": list, "messages": list}`. Every content is a list of blocks
+        `{"type": "image"}` or `{"type": "text", "text": str}`; each image has its block.
+
+    Raises:
+        BadRow: Unknown role, turns that do not alternate, an empty answer, no answer at all, or a number of image
+            places that differs from the number of images.
+    """
+    name = row_name(row, index)
+    if row.get("conversations") is not None:
+        images, messages = _read_original(row, name)
+    elif row.get("messages") is not None:
+        images, messages = _read_messages(row, name)
+    else:
+        raise BadRow(f"{name} has neither 'conversations' nor 'messages' (keys: {sorted(row)}); see README, formats.")
+    _check_turns(messages, name)
+    num_places = sum(block["type"] == "image" for message in messages for block in message["content"])
+    if num_places != len(images):
+        raise BadRow(
+            f"{name} has {len(images)} image(s) but {num_places} place(s) for one. Write {IMAGE_PLACEHOLDER!r} once per "
+            "image in the human turns ('conversations'), or one {'type': 'image'} block per image ('messages')."
+        )
+    row_id = row.get("id")
+    return {"id": None if row_id is None else str(row_id), "images": images, "messages": messages}
+
+
+def _read_original(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[dict[str, Any]]]:
+    messages = []
+    for turn in row["conversations"]:
+        speaker, value = turn.get("from"), turn.get("value")
+        if speaker not in ROLES:
+            raise BadRow(f"{name}: unknown role {speaker!r} in 'from'; known are {sorted(ROLES)}.")
+        if not isinstance(value, str):
+            raise BadRow(f"{name}: the 'value' of a {speaker!r} turn is {value!r}; it must be a string.")
+        if speaker == "gpt" and not messages:
+            continue  # ShareGPT rows can open with the assistant; nothing precedes that turn, so nothing is learnt
+        content = _blocks_of_human_turn(value) if speaker == "human" else [{"type": "text", "text": value}]
+        messages.append({"role": ROLES[speaker], "content": content})
+    image = row.get("image")
+    images = [] if image is None else list(image) if isinstance(image, list | tuple) else [image]
+    return images, messages
+
+
+def _blocks_of_human_turn(value: str) -> list[dict[str, str]]:
+    if IMAGE_PLACEHOLDER not in value:
+        return [{"type": "text", "text": value}]
+    blocks: list[dict[str, str]] = []
+    for position, text in enumerate(value.split(IMAGE_PLACEHOLDER)):
+        if position > 0:
+            blocks.append({"type": "image"})
+        # The line break between a picture and its text is the template's to write, as in the original's preparation
+        if text.strip():
+            blocks.append({"type": "text", "text": text.strip()})
+    return blocks
+
+
+def _read_messages(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[dict[str, Any]]]:
+    images = row.get("images")
+    if images is None:
+        images = [] if row.get("image") is None else [row["image"]]
+    messages = [{"role": turn.get("role"), "content": _blocks(turn.get("content"), name)} for turn in row["messages"]]
+    has_blocks = any(block["type"] == "image" for message in messages for block in message["content"])
+    first_user = next((message for message in messages if message["role"] == "user"), None)
+    if images and not has_blocks and first_user is not None:
+        # As trl has it: strings say nothing of the place, so the images stand before the first question
+        first_user["content"] = [{"type": "image"} for _ in images] + first_user["content"]
+    return list(images), messages
+
+
+def _blocks(content: Any, name: str) -> list[dict[str, str]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list | tuple):
+        raise BadRow(f"{name}: a 'content' is {content!r}; it must be a string or a list of blocks.")
+    blocks = []
+    for block in content:
+        if block.get("type") == "image":
+            blocks.append({"type": "image"})
+        elif block.get("type") == "text" and isinstance(block.get("text"), str):
+            blocks.append({"type": "text", "text": block["text"]})
+        else:
+            raise BadRow(
+                f"{name}: unknown content block {block!r}; use {{'type': 'image'}} or {{'type': 'text', 'text': ...}}."
+            )
+    return blocks
+
+
+def _check_turns(messages: list[dict[str, Any]], name: str) -> None:
+    expected = "user"
+    for position, message in enumerate(messages):
+        role = message["role"]
+        if role == "system" and position == 0:
+            continue
+        if role not in ("user", "assistant"):
+            raise BadRow(
+                f"{name}: unknown role {role!r} in turn {position}; known are 'system' (first), 'user', 'assistant'."
+            )
+        if role != expected:
+            raise BadRow(
+                f"{name}: turn {position} is the {role}'s where the {expected}'s was due (two {role} turns in a row, or a "
+                f"row that opens with the {role}). Join or drop one of them."
+            )
+        text = "".join(block["text"] for block in message["content"] if block["type"] == "text")
+        if role == "assistant" and not text.strip():
+            raise BadRow(f"{name}: the answer in turn {position} is empty ({text!r}). Write it, or drop the row.")
+        if role == "assistant" and any(block["type"] == "image" for block in message["content"]):
+            raise BadRow(f"{name}: turn {position} is an answer with an image in it. Move the image to a user turn.")
+        expected = "assistant" if role == "user" else "user"
+    if expected == "assistant" or not messages:
+        raise BadRow(
+            f"{name}: the last turn has no answer, so there is nothing to learn from. Add it, or drop the turn."
+        )
+    if all(message["role"] == "system" for message in messages):
+        raise BadRow(f"{name} has no question and no answer.")

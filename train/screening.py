@@ -1,0 +1,119 @@
+"""One look at every row before training: what can be used, how long it is, how much of it is supervised."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+
+from .collator import IGNORE_INDEX, LlavaCollator
+from .conversations import report_skipped, without_decoding
+from .images import open_image
+from .rows import BadRow, normalize_row, row_name
+
+
+@dataclass
+class Screening:
+    """What a pass over the rows found. The lists have an entry for each row of the data set, usable or not.
+
+    Args:
+        problems: Why a row cannot be used, or `None`.
+        lengths: Tokens of each row after truncation, image tokens included; 0 for an unusable row.
+        full_lengths: Tokens of each row before truncation; 0 where that could not be counted.
+        supervised: Supervised tokens of each row.
+        num_images: Images of each row.
+    """
+
+    problems: list[str | None] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    full_lengths: list[int] = field(default_factory=list)
+    supervised: list[int] = field(default_factory=list)
+    num_images: list[int] = field(default_factory=list)
+
+    @property
+    def usable(self) -> list[int]:
+        """Positions of the rows that can be trained on."""
+        return [position for position, problem in enumerate(self.problems) if problem is None]
+
+    @property
+    def truncated(self) -> list[int]:
+        """Positions of the rows that lose turns to `max_length`."""
+        pairs = enumerate(zip(self.lengths, self.full_lengths, strict=True))
+        return [position for position, (length, full) in pairs if 0 < length < full]
+
+
+def screen_rows(
+    dataset: Dataset,
+    collator: LlavaCollator,
+    *,
+    decode_images: bool = False,
+    num_proc: int | None = None,
+    description: str = "Checking rows",
+) -> Screening:
+    """Read every row as training will, but for the pixels.
+
+    Args:
+        dataset: Rows of either format.
+        collator: The one that training will use; its `max_length` decides what is truncated or too long.
+        decode_images: Read each image whole. Without it only headers and ends of files are read, which finds missing
+            files, other files and nearly all truncated ones.
+        num_proc: Processes that share the work.
+
+    Returns:
+        The findings, row by row.
+    """
+    whole = LlavaCollator(collator.processor, max_length=None)
+
+    def check(raw: dict[str, Any], index: int) -> dict[str, Any]:
+        found = {"problem": None, "length": 0, "full_length": 0, "supervised": 0, "num_images": 0}
+        try:
+            row = normalize_row(raw, index)
+            found["num_images"] = len(row["images"])
+            ids, _ = whole.encode(row)
+            found["full_length"] = len(ids)
+            ids, labels = collator.encode(row)
+            for image in row["images"]:
+                open_image(image, row_name(raw, index), decode=decode_images)
+            found["length"] = len(ids)
+            found["supervised"] = int((labels != IGNORE_INDEX).sum())
+        except BadRow as error:
+            message = str(error)
+            found["problem"] = message if message.startswith("row ") else f"row {index}, {message}"
+        return found
+
+    if "images" in dataset.column_names:
+        dataset = without_decoding(dataset)
+    table = dataset.map(
+        check,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        keep_in_memory=True,
+        load_from_cache_file=False,
+        num_proc=num_proc,
+        desc=description,
+    )
+    return Screening(
+        problems=list(table["problem"]),
+        lengths=list(table["length"]),
+        full_lengths=list(table["full_length"]),
+        supervised=list(table["supervised"]),
+        num_images=list(table["num_images"]),
+    )
+
+
+def select_usable(dataset: Dataset, screening: Screening, on_bad_row: str) -> Dataset:
+    """The rows that can be trained on.
+
+    Raises:
+        BadRow: There is an unusable row and `on_bad_row` is "error", or no row is usable.
+    """
+    problems = [problem for problem in screening.problems if problem is not None]
+    if problems and on_bad_row == "error":
+        more = f" {len(problems) - 1} more row(s) cannot be used either." if len(problems) > 1 else ""
+        raise BadRow(f"{problems[0]}{more} --on_bad_row skip leaves such rows out; llavakit inspect lists them all.")
+    report_skipped(problems)
+    usable = screening.usable
+    if not usable:
+        raise BadRow(
+            f"none of the {len(dataset)} rows can be used. The first: {problems[0] if problems else 'no rows'}"
+        )
+    return dataset if not problems else dataset.select(usable)

@@ -1,0 +1,350 @@
+"""The two-stage trainer: trl's SFTTrainer, with stages, exact supervision and small, safe checkpoints."""
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from trl import SFTConfig, SFTTrainer
+
+from ..modeling_llava import write_model_card
+from .checkpointing import replace_files, replace_folder, staging_folder
+from .collator import LlavaCollator
+from .conversations import without_decoding
+from .sampling import ModalityLengthSampler
+from .screening import Screening, screen_rows, select_usable
+from .sft_config import LlavaSFTConfig
+from .stages import log_parts, part_of
+
+logger = logging.getLogger(__name__)
+
+CONNECTOR_FILE = "connector.safetensors"
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite. Training stops before the weights take the step."""
+
+
+class LlavaSFTTrainer(SFTTrainer):
+    """Train a LLaVA by the paper's two stages (arXiv:2304.08485, section 4.2).
+
+    Takes what trl's `SFTTrainer` takes. It differs in this:
+
+    - `args.stage` decides which modules learn, and a table of it is logged.
+    - Rows of both formats are read and checked before the first step; labels are on the assistant's turns alone
+      (`LlavaCollator`).
+    - Checkpoints of stage "align" hold the connector and what resuming needs, not the frozen towers; `save_model`
+      writes the whole model. Every checkpoint is written beside its place and renamed into it.
+    - `supervised_token_rate` is logged next to the loss, and `connector_learning_rate` where it differs.
+
+    Args:
+        model: A `LlavaForConditionalGeneration`, or the path or Hub id of one.
+        args: A `LlavaSFTConfig`; an `SFTConfig` is taken with the additions at their defaults.
+        data_collator: Default: a `LlavaCollator` of the processor.
+        train_dataset: Rows of either format, as `load_conversations` returns them or as they were read.
+        eval_dataset: Likewise, or a dict of such.
+        processing_class: The `LlavaProcessor`. Default: the one saved with the model.
+        dataset_name: What the model card calls the data.
+        **kwargs: Passed to `SFTTrainer`.
+
+    Raises:
+        BadRow: A row that cannot be trained on, before the first step (see `args.on_bad_row`).
+        NonFiniteLoss: During `train()`: the loss is NaN or infinite.
+        SaveFailed: During `train()`: a checkpoint could not be written; earlier ones are intact.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: SFTConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
+        dataset_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = _own_config(args)
+        if isinstance(model, str):
+            model = _load_model(model, args)
+        model.set_stage(args.stage)
+        if processing_class is None:
+            processing_class = AutoProcessor.from_pretrained(
+                model.config.name_or_path, trust_remote_code=args.trust_remote_code
+            )
+        if data_collator is None:
+            data_collator = LlavaCollator(
+                processing_class,
+                max_length=args.max_length,
+                pad_to_multiple_of=args.pad_to_multiple_of,
+                on_bad_row=args.on_bad_row,
+            )
+        self.train_screening: Screening | None = None
+        if isinstance(train_dataset, Dataset):
+            train_dataset, self.train_screening = _screened(train_dataset, data_collator, args, "training")
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {key: _screened(rows, data_collator, args, key)[0] for key, rows in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = _screened(eval_dataset, data_collator, args, "evaluation")[0]
+
+        self.dataset_name = dataset_name
+        self._staging: Path | None = None
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self._earlier_stages = list(getattr(self._llava.config, "training_history", None) or [])
+
+    @property
+    def _llava(self) -> Any:
+        """The LLaVA itself, inside whatever wraps it."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    # ---- training ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self._llava.config.training_history = [*self._earlier_stages, self._stage_record()]
+        return super().train(*args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.args.connector_learning_rate is not None:
+            optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class(self._parameter_groups(), **optimizer_kwargs)
+        optimizer = super().create_optimizer(*args, **kwargs)
+        connector_rate = self.args.connector_learning_rate or self.args.learning_rate
+        rates = {"vision tower": 0.0, "connector": connector_rate, "language model": self.args.learning_rate}
+        if self.is_world_process_zero():
+            log_parts(self.model, self.args.stage, rates)
+        return optimizer
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(self.model))
+        groups = []
+        for is_connector in (False, True):
+            for is_decayed in (True, False):
+                parameters = [
+                    parameter
+                    for name, parameter in self.model.named_parameters()
+                    if parameter.requires_grad
+                    and (part_of(name) == "connector") == is_connector
+                    and (name in decayed) == is_decayed
+                ]
+                group: dict[str, Any] = {"params": parameters}
+                group["weight_decay"] = self.args.weight_decay if is_decayed else 0.0
+                if is_connector:
+                    group["lr"] = self.args.connector_learning_rate
+                if parameters:
+                    groups.append(group)
+        return groups
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if not self.args.group_by_modality_length:
+            return super()._get_train_sampler(train_dataset)
+        if self.train_screening is None:
+            raise ValueError("group_by_modality_length needs a data set of known length, not a streaming one.")
+        rows = self.train_screening.usable
+        step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return ModalityLengthSampler(
+            lengths=[self.train_screening.lengths[row] for row in rows],
+            has_image=[self.train_screening.num_images[row] > 0 for row in rows],
+            batch_size=step_rows,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        # The collator reads both row formats, and its errors name the row by its id
+        self._signature_columns = [*dict.fromkeys([*self._signature_columns, "id", "conversations"])]
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        mode = "train" if self.model.training else "eval"
+        supervised = (inputs["labels"][:, 1:] != -100).sum()
+        rate = supervised / inputs["attention_mask"].sum()
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = result[0] if return_outputs else result
+        if mode == "train" and not torch.isfinite(loss):
+            last = self._last_checkpoint()
+            raise NonFiniteLoss(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; stopped before it reached the weights. "
+                f"Last good checkpoint: {last or 'none yet'}. Usual causes: learning_rate={self.args.learning_rate:g} too "
+                "high, fp16 where bf16 is needed, or damaged weights."
+            )
+        self._metrics[mode]["supervised_token_rate"].append(self.accelerator.gather(rate).mean().item())
+        return result
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "learning_rate" in logs and self.args.connector_learning_rate is not None and self.lr_scheduler is not None:
+            # The scheduler lists a rate per group; the connector's groups come last
+            rates = self.lr_scheduler.get_last_lr()
+            logs["learning_rate"], logs["connector_learning_rate"] = rates[0], rates[-1]
+        super().log(logs, start_time)
+
+    # ---- checkpoints ----
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run_dir = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        best_before = self.state.best_model_checkpoint
+        with staging_folder(run_dir / name, owner=self.args.should_save) as staging:
+            self.accelerator.wait_for_everyone()
+            self._staging = staging
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                if (
+                    self.state.best_model_checkpoint != best_before
+                    or self.state.best_global_step == self.state.global_step
+                ):
+                    self.state.best_model_checkpoint = str(run_dir / name)
+                    self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+                replace_folder(staging / name, run_dir / name)
+            self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run_dir / name))
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(run_dir),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._staging is None:  # while it is being written it has no place yet; pushed once it has
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the whole model and its processor, beside first and then renamed file by file.
+
+        Raises:
+            SaveFailed: Nothing in `output_dir` has changed.
+        """
+        if self._staging is not None:
+            super().save_model(output_dir, _internal_call=True)
+            return
+        final = Path(output_dir or self.args.output_dir)
+        final.mkdir(parents=True, exist_ok=True)
+        with staging_folder(final / "model", owner=self.args.should_save) as staging:
+            self.accelerator.wait_for_everyone()
+            super().save_model(str(staging), _internal_call=True)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                replace_files(staging, final)
+            self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_model_card(final, self._llava.config)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        if self._staging is None or self.args.stage != "align":
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            assert output_dir is not None
+            self._llava.save_connector(output_dir, state_dict=state_dict)
+            torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if os.path.exists(os.path.join(resume_from_checkpoint, CONNECTOR_FILE)):
+            self._llava.load_connector(resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is not None and os.path.exists(os.path.join(best, CONNECTOR_FILE)):
+            self._llava.load_connector(best)
+        else:
+            super()._load_best_model()
+
+    def _last_checkpoint(self) -> str | None:
+        folders = Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        numbered = [(int(folder.name.rsplit("-", 1)[1]), str(folder)) for folder in folders]
+        return max(numbered)[1] if numbered else None
+
+    # ---- model card ----
+
+    def create_model_card(self, model_name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            write_model_card(self.args.output_dir, self._llava.config)
+
+    def _stage_record(self) -> dict[str, Any]:
+        args = self.args
+        rows = len(self.train_dataset) if isinstance(self.train_dataset, Dataset) else None
+        return {
+            "stage": args.stage,
+            "dataset": self.dataset_name,
+            "rows": rows,
+            "epochs": args.num_train_epochs if args.max_steps <= 0 else None,
+            "max_steps": args.max_steps if args.max_steps > 0 else None,
+            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "learning_rate": args.learning_rate,
+            "connector_learning_rate": args.connector_learning_rate,
+            "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+            "warmup": args.warmup_steps,
+            "weight_decay": args.weight_decay,
+            "max_length": args.max_length,
+            "seed": args.seed,
+        }
+
+
+def _own_config(args: SFTConfig | None) -> LlavaSFTConfig:
+    if args is None:
+        return LlavaSFTConfig()
+    if isinstance(args, LlavaSFTConfig):
+        return args
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
+    return LlavaSFTConfig(**values)
+
+
+def _load_model(path: str, args: LlavaSFTConfig) -> PreTrainedModel:
+    kwargs: dict[str, Any] = {"dtype": torch.float32, **(args.model_init_kwargs or {})}
+    if isinstance(kwargs["dtype"], str) and kwargs["dtype"] != "auto":
+        kwargs["dtype"] = getattr(torch, kwargs["dtype"])
+    kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+    return AutoModelForImageTextToText.from_pretrained(path, **kwargs)
+
+
+def _screened(
+    dataset: Any, collator: Any, args: LlavaSFTConfig, name: str
+) -> tuple[Dataset | IterableDataset, Screening | None]:
+    if not isinstance(dataset, Dataset) or not isinstance(collator, LlavaCollator):
+        return dataset, None
+    if "images" in dataset.column_names:
+        dataset = without_decoding(dataset)
+    with args.main_process_first(desc=f"checking {name} rows"):
+        screening = screen_rows(dataset, collator, num_proc=args.dataset_num_proc, description=f"Checking {name} rows")
+    rows = select_usable(dataset, screening, args.on_bad_row)
+    if screening.truncated and args.process_index == 0:
+        logger.warning(
+            "%d of %d %s rows lose turns to max_length=%s.",
+            len(screening.truncated),
+            len(dataset),
+            name,
+            args.max_length,
+        )
+    return rows, screening
