@@ -1,0 +1,214 @@
+"""The map of packages, the wheel that comes of it, and which folder may import which.
+
+An editable install finds what setup.cfg forgets, so that the loss shows only in a wheel; hence these checks.
+"""
+
+import ast
+import configparser
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# In the order in which data flows; a folder may import itself and what stands before it.
+FLOORS = ["data_generation", "processing", "modeling_llava", "train", "inference", "evaluation", "quickstart"]
+# Copied flat beside the weights by save_pretrained.
+SHIPPED = ["processing", "modeling_llava"]
+RESOURCES = {".jinja", ".html"}
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def setup_cfg() -> configparser.ConfigParser:
+    parsed = configparser.ConfigParser()
+    parsed.read(ROOT / "setup.cfg")
+    return parsed
+
+
+@pytest.fixture(scope="module")
+def package_folders(setup_cfg: configparser.ConfigParser) -> dict[str, Path]:
+    """Package name -> its folder, as ``package_dir`` maps them."""
+    lines = setup_cfg["options"]["package_dir"].strip().splitlines()
+    return {name.strip(): ROOT / folder.strip() for name, folder in (line.split("=") for line in lines)}
+
+
+def is_resource(file: Path) -> bool:
+    return file.suffix in RESOURCES or file.name == "py.typed"
+
+
+# the map
+
+
+def test_setup_cfg_lists_every_package(setup_cfg: configparser.ConfigParser, package_folders: dict[str, Path]) -> None:
+    listed = setup_cfg["options"]["packages"].split()
+    assert listed == list(package_folders), "packages and package_dir name the same, in the same order"
+    assert listed == ["llavakit", *(f"llavakit.{floor}" for floor in FLOORS)]
+
+    tracked = [ROOT / name for name in git("ls-files", "*__init__.py")]
+    assert {file.parent for file in tracked if not file.is_symlink()} == set(package_folders.values())
+
+
+def test_folders_hold_no_subpackages(package_folders: dict[str, Path]) -> None:
+    for folder in package_folders.values():
+        nested = [file for file in folder.rglob("*.py") if file.parent != folder]
+        assert not nested, f"setup.cfg knows one level: {nested}"
+
+
+def test_every_resource_is_package_data(
+    setup_cfg: configparser.ConfigParser, package_folders: dict[str, Path]
+) -> None:
+    patterns = {name: value.split() for name, value in setup_cfg["options.package_data"].items()}
+    for package, folder in package_folders.items():
+        for file in filter(is_resource, folder.iterdir()):
+            assert any(file.match(pattern) for pattern in patterns.get(package, [])), (
+                f"{file.relative_to(ROOT)} would be missing in a wheel: add it to package_data of {package}"
+            )
+
+
+def test_type_checkers_find_every_package(package_folders: dict[str, Path]) -> None:
+    typings = ROOT / "typings" / "llavakit"
+    for package, folder in package_folders.items():
+        if package != "llavakit":
+            assert (typings / package.removeprefix("llavakit.")).resolve() == folder
+    for file in (ROOT / "src" / "llavakit").iterdir():
+        if file.suffix == ".py" or is_resource(file):
+            assert (typings / file.name).resolve() == file
+
+
+# the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory, package_folders: dict[str, Path]) -> zipfile.ZipFile:
+    """A wheel of the working tree, built in a copy: setuptools would otherwise pack what an older build left."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for folder in package_folders.values():
+        target = source / folder.relative_to(ROOT)
+        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", "dist", "."]
+    built = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return zipfile.ZipFile(next((source / "dist").glob("*.whl")))
+
+
+def test_wheel_holds_every_file(wheel: zipfile.ZipFile, package_folders: dict[str, Path]) -> None:
+    expected = {
+        f"{package.replace('.', '/')}/{file.name}"
+        for package, folder in package_folders.items()
+        for file in folder.iterdir()
+        if file.suffix == ".py" or is_resource(file)
+    }
+    packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert packed == expected
+
+
+def test_wheel_names_command_and_licence(wheel: zipfile.ZipFile) -> None:
+    texts = {Path(name).name: wheel.read(name).decode() for name in wheel.namelist() if ".dist-info/" in name}
+    assert "llavakit = llavakit.cli:main" in texts["entry_points.txt"]
+    assert "License-Expression: Apache-2.0" in texts["METADATA"]
+    assert "Apache License" in texts["LICENSE"]
+
+
+# who imports whom
+
+
+def imports(file: Path, package: str) -> Iterator[str]:
+    """Absolute names that ``file``, a module of ``package``, imports; ``from a import b`` gives ``a.b``."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def floor_of(name: str) -> str | None:
+    """The folder that an imported name of llavakit lies in; None for the package itself."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in FLOORS else None
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_nothing_imports_from_a_floor_below(floor: str, package_folders: dict[str, Path]) -> None:
+    package = f"llavakit.{floor}"
+    allowed = FLOORS[: FLOORS.index(floor) + 1]
+    for file in package_folders[package].glob("*.py"):
+        for name in imports(file, package):
+            if name.split(".")[0] != "llavakit":
+                continue
+            target = floor_of(name)
+            if target is not None:
+                assert target in allowed, f"{floor}/{file.name} imports {name}, which stands below {floor}"
+            else:
+                # src/llavakit is the door: it imports every floor, so that only the last one, written as a user
+                # would write it, may go through it. The version number hangs on nothing.
+                at_the_door = name.startswith("llavakit._version") or floor == FLOORS[-1]
+                assert at_the_door, f"{floor}/{file.name} imports {name}; name the folder that defines it"
+
+
+@pytest.mark.parametrize("floor", SHIPPED)
+def test_files_that_ship_with_a_checkpoint_stand_alone(floor: str, package_folders: dict[str, Path]) -> None:
+    folder = package_folders[f"llavakit.{floor}"]
+    for file in folder.glob("*.py"):
+        if file.name == "__init__.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            where = f"{floor}/{file.name}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Import):
+                names = [alias.name.split(".")[0] for alias in node.names]
+                assert "llavakit" not in names, f"{where} imports llavakit, absent where the checkpoint is loaded"
+            elif isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1, f"{where} imports from a parent folder"
+                # "from . import x" is not followed by what copies the files; "from .x import y" is.
+                assert node.module is not None and "." not in node.module, f"{where}: write `from .name import X`"
+                assert (folder / f"{node.module}.py").is_file(), f"{where} imports .{node.module}, not in {floor}/"
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] != "llavakit", f"{where} imports llavakit"
+
+
+def test_files_that_ship_with_a_checkpoint_do_not_overwrite_each_other(package_folders: dict[str, Path]) -> None:
+    names = [
+        file.name
+        for floor in SHIPPED
+        for file in package_folders[f"llavakit.{floor}"].iterdir()
+        if file.is_file() and file.name != "__init__.py"
+    ]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
+
+
+# the repository
+
+
+def git(*arguments: str) -> list[str]:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout")
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+
+def test_constraints_pin_exactly_what_setup_cfg_asks_for(setup_cfg: configparser.ConfigParser) -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert pins["torch"] == "2.13.0", "this release has a small CPU build on the index; a bare torch fetches gigabytes"
+    wanted = setup_cfg["options"]["install_requires"].split("\n") + setup_cfg["options.extras_require"]["dev"].split(
+        "\n"
+    )
+    names = {line.split(">=")[0].strip() for line in wanted if line.strip()}
+    assert names <= set(pins), f"not pinned: {sorted(names - set(pins))}"
+
+
+def test_nothing_large_and_no_data_is_committed() -> None:
+    for name in git("ls-files"):
+        file = ROOT / name
+        if file.is_file() and not file.is_symlink():
+            assert file.stat().st_size < 500_000, f"{name} has {file.stat().st_size} bytes"
+            assert file.suffix not in {".safetensors", ".bin", ".parquet"}, f"{name}: weights and data stay out"
