@@ -2,6 +2,7 @@
 
 from .alignment import BRIEF_QUESTIONS, alignment_rows
 from .coco import caption_pairs, read_coco_captions, read_coco_instances
+from .files import write_rows
 from .mixing import sample_uniformly
 from .scienceqa import scienceqa_rows
 from .simple_conversations import simple_conversation_rows
@@ -15,4 +16,5 @@ __all__ = [
     "sample_uniformly",
     "scienceqa_rows",
     "simple_conversation_rows",
+    "write_rows",
 ]

@@ -1,0 +1,1 @@
+"""Answers in, scores out. Empty until the benchmarks of the papers come."""

@@ -1,0 +1,1 @@
+"""A checkpoint and a question in, an answer out."""

@@ -64,8 +64,8 @@ class LlavaCollator:
         for example in examples:
             try:
                 row = normalize_row(example)
-                ids, targets = self.encode(row)
-                row_images = [open_image(image, row_name(row)) for image in row["images"]]
+                ids, targets, num_images = self.encode(row)
+                row_images = [open_image(image, row_name(row)) for image in row["images"][:num_images]]
             except BadRow as error:
                 if self.on_bad_row == "error":
                     raise
@@ -86,8 +86,12 @@ class LlavaCollator:
             batch["pixel_values"] = self.processor.process_images(images)
         return batch
 
-    def encode(self, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and labels of one normalised row, image tokens in their places, each of shape (length,).
+    def encode(self, row: Row) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Tokenize one normalised row.
+
+        Returns:
+            Token ids and labels, each of shape (length,), with image tokens in their places; and how many of the row's
+            images they hold, which is fewer than the row has when turns with images were dropped to fit.
 
         Raises:
             BadRow: No token is supervised, or the first exchange alone is longer than `max_length`.
@@ -103,7 +107,7 @@ class LlavaCollator:
                 f"{row_name(row)} has no supervised token: the chat template puts none of its answers between "
                 "{% generation %} and {% endgeneration %}. Choose a shipped template."
             )
-        return ids, ids.masked_fill(~supervised, IGNORE_INDEX)
+        return ids, ids.masked_fill(~supervised, IGNORE_INDEX), encoded.num_images
 
     def _pad(self, sequences: list[torch.Tensor], value: int) -> torch.Tensor:
         padded = pad_sequence(sequences, batch_first=True, padding_value=value)

@@ -1,5 +1,7 @@
 """Two backbones in, a LLaVA out: the untrained model and its processor, agreeing with each other."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from ..modeling_llava import LlavaForConditionalGeneration
 from ..processing import LlavaProcessor
+from .checkpointing import replace_files, staging_folder
 
 
 def build_llava(
@@ -64,3 +67,17 @@ def build_llava(
         image_aspect_ratio=image_aspect_ratio,
     )
     return model, processor
+
+
+def save_llava(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: str | os.PathLike) -> None:
+    """Write a whole checkpoint: weights, config, code, processor, template and model card.
+
+    Raises:
+        SaveFailed: Writing failed; what `folder` held is untouched.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with staging_folder(folder / "model") as staging:
+        model.save_pretrained(staging)
+        processor.save_pretrained(staging)
+        replace_files(staging, folder)

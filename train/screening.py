@@ -64,13 +64,12 @@ def screen_rows(
     whole = LlavaCollator(collator.processor, max_length=None)
 
     def check(raw: dict[str, Any], index: int) -> dict[str, Any]:
-        found = {"problem": None, "length": 0, "full_length": 0, "supervised": 0, "num_images": 0}
+        found: dict[str, Any] = {"problem": None, "length": 0, "full_length": 0, "supervised": 0, "num_images": 0}
         try:
             row = normalize_row(raw, index)
-            found["num_images"] = len(row["images"])
-            ids, _ = whole.encode(row)
+            ids, _, found["num_images"] = whole.encode(row)
             found["full_length"] = len(ids)
-            ids, labels = collator.encode(row)
+            ids, labels, found["num_images"] = collator.encode(row)
             for image in row["images"]:
                 open_image(image, row_name(raw, index), decode=decode_images)
             found["length"] = len(ids)

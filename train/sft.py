@@ -93,7 +93,9 @@ def _resume(value: str | None) -> str | bool | None:
 
 def _run(argv: list[str] | None = None) -> None:
     parser: argparse.ArgumentParser = make_parser()
-    script_args, training_args, model_args = parser.parse_args_and_config(argv)  # type: ignore[attr-defined]
+    # Flags in the YAML file that are not ours are accelerate's, and the launcher has checked and taken them
+    parsed = parser.parse_args_and_config(argv, fail_with_unknown_args=False)  # type: ignore[attr-defined]
+    script_args, training_args, model_args = parsed
     main(script_args, training_args, model_args)
 
 

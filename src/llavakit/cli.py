@@ -1,5 +1,209 @@
-"""The command line: verbs to functions."""
+"""The command line: verbs to functions. Each verb imports what it needs when it runs."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ._version import __version__
 
 
-def main() -> None:
-    raise SystemExit("not built yet")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `llavakit VERB ...`.
+
+    Args:
+        argv: Arguments without the program's name. Default: those of the process.
+
+    Returns:
+        The exit status: 0 on success, 1 for an error of the user's that the message explains.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    if argv[:1] == ["sft"]:  # its flags are trl's, accelerate's and ours: all left to the parsers that know them
+        return _sft(argv[1:])
+    args = parser.parse_args(argv)
+    run: Callable[[argparse.Namespace], int] | None = getattr(args, "run", None)
+    if run is None:
+        parser.print_help()
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for quiet in ("httpx", "huggingface_hub", "filelock"):
+        logging.getLogger(quiet).setLevel(logging.WARNING)
+    try:
+        return run(args)
+    except (ValueError, OSError) as error:
+        print(f"llavakit {args.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llavakit", description="Build, train, inspect and talk to your own LLaVA.")
+    parser.add_argument("--version", action="version", version=f"llavakit {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+
+    quickstart = verbs.add_parser("quickstart", help="watch a small model learn to see: no network, no GPU, minutes")
+    quickstart.add_argument("--output_dir", default="runs/quickstart", help="where everything goes (default: %(default)s)")
+    quickstart.add_argument("--seed", type=int, default=0, help="seed of the world and the training")
+    quickstart.set_defaults(run=_quickstart)
+
+    init = verbs.add_parser("init", help="join a vision encoder and a language model: an untrained LLaVA")
+    init.add_argument("--vision", required=True, help="path or Hub id of the vision encoder")
+    init.add_argument("--language", required=True, help="path or Hub id of the language model")
+    init.add_argument("--output_dir", required=True, help="where the LLaVA goes")
+    init.add_argument("--projector_type", default="linear", help="linear (v1) or mlp2x_gelu (v1.5)")
+    init.add_argument(
+        "--chat_template", default="vicuna_v1", help="a shipped name, a .jinja file, or 'tokenizer' for its own"
+    )
+    init.add_argument("--image_aspect_ratio", default="crop", choices=("crop", "pad"), help="crop (v1) or pad (v1.5)")
+    init.add_argument("--vision_feature_layer", type=int, nargs="+", default=[-2], help="hidden state(s) to read")
+    init.add_argument("--vision_feature_select_strategy", default="default", choices=("default", "full"))
+    init.add_argument("--dtype", default=None, help="of the weights; default: as the language model was saved")
+    init.add_argument("--seed", type=int, default=0, help="seed of the connector's fresh weights")
+    init.add_argument("--trust_remote_code", action="store_true", help="allow backbones that ship their own code")
+    init.set_defaults(run=_init)
+
+    verbs.add_parser("sft", help="train a stage: every flag of `trl sft` and ours (llavakit sft --help)", add_help=False)
+
+    inspect = verbs.add_parser("inspect", help="check data before a GPU is rented: counts, lengths, what is in the loss")
+    inspect.add_argument("data", help="a .json, .jsonl or .parquet file, a folder, or a Hub id")
+    inspect.add_argument("--model", required=True, help="the checkpoint whose processor will read the data")
+    inspect.add_argument("--image_folder", default=None, help="where image paths start (default: the data's folder)")
+    inspect.add_argument("--max_length", type=int, default=2048, help="longest sequence in training")
+    inspect.add_argument("--rows", type=int, default=8, help="rows to show, spread over the data")
+    inspect.add_argument("--html", default=None, help="also write a page here")
+    inspect.add_argument("--chat_template", default=None, help="read with this template in place of the checkpoint's")
+    inspect.add_argument("--split", default="train", help="split of a Hub data set")
+    inspect.add_argument("--num_proc", type=int, default=None, help="processes that share the work")
+    inspect.add_argument("--trust_remote_code", action="store_true")
+    inspect.set_defaults(run=_inspect)
+
+    chat = verbs.add_parser("chat", help="ask a checkpoint about an image")
+    chat.add_argument("model", help="path or Hub id of the checkpoint")
+    chat.add_argument("--image", default=None, help="path of an image")
+    chat.add_argument("--question", default=None, help="ask this, print the answer, and leave; else a loop")
+    chat.add_argument("--max_new_tokens", type=int, default=256)
+    chat.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    chat.add_argument("--trust_remote_code", action="store_true")
+    chat.set_defaults(run=_chat)
+
+    data = verbs.add_parser("data", help="make training rows from annotated images")
+    data.set_defaults(run=lambda args: data.print_help() or 0)
+    steps = data.add_subparsers(dest="step", metavar="STEP")
+    align = steps.add_parser("alignment", help="captions to stage-1 rows (naive expansion)")
+    align.add_argument("--captions", required=True, help="COCO captions file")
+    align.add_argument("-o", "--output", required=True, help=".json file of rows")
+    align.add_argument("--all_captions", action="store_true", help="a row per caption, not one per image")
+    align.add_argument("--seed", type=int, default=0)
+    align.set_defaults(run=_data_alignment)
+    simple = steps.add_parser("simple", help="captions and boxes to short conversations, by rule")
+    simple.add_argument("--captions", required=True, help="COCO captions file")
+    simple.add_argument("--instances", required=True, help="COCO instances file")
+    simple.add_argument("-o", "--output", required=True, help=".json file of rows")
+    simple.add_argument("--seed", type=int, default=0)
+    simple.set_defaults(run=_data_simple)
+    science = steps.add_parser("scienceqa", help="ScienceQA's problems.json to rows")
+    science.add_argument("--problems", required=True, help="the official problems.json")
+    science.add_argument("--split", default="train", help="train, val, trainval or test")
+    science.add_argument("--answer_order", default="reasoning_first", choices=("reasoning_first", "answer_first"))
+    science.add_argument("-o", "--output", required=True, help=".json file of rows")
+    science.set_defaults(run=_data_scienceqa)
+    return parser
+
+
+def _quickstart(args: argparse.Namespace) -> int:
+    from .quickstart import run_quickstart
+
+    run_quickstart(args.output_dir, seed=args.seed)
+    return 0
+
+
+def _init(args: argparse.Namespace) -> int:
+    from transformers import set_seed
+
+    from .train.initialize import build_llava, save_llava
+
+    template = None if args.chat_template == "tokenizer" else args.chat_template
+    if template is not None and template.endswith((".jinja", ".j2")):
+        template = Path(template).read_text(encoding="utf-8")
+    layers = args.vision_feature_layer
+    set_seed(args.seed)
+    model, processor = build_llava(
+        args.vision,
+        args.language,
+        projector_type=args.projector_type,
+        chat_template=template,
+        image_aspect_ratio=args.image_aspect_ratio,
+        vision_feature_layer=layers[0] if len(layers) == 1 else layers,
+        vision_feature_select_strategy=args.vision_feature_select_strategy,
+        dtype=args.dtype,
+        trust_remote_code=args.trust_remote_code,
+    )
+    save_llava(model, processor, args.output_dir)
+    print(f"{model.num_parameters():,} parameters, {model.config.num_image_tokens} tokens an image -> {args.output_dir}")
+    return 0
+
+
+def _sft(argv: list[str]) -> int:
+    from .train.launch import launch_sft
+
+    return launch_sft(argv)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from .train.inspection import inspect_data
+
+    inspect_data(
+        args.data,
+        args.model,
+        image_folder=args.image_folder,
+        max_length=args.max_length,
+        num_rows=args.rows,
+        html=args.html,
+        chat_template=args.chat_template,
+        split=args.split,
+        num_proc=args.num_proc,
+        trust_remote_code=args.trust_remote_code,
+    )
+    return 0
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from .inference.chat import chat
+
+    chat(
+        args.model,
+        image=args.image,
+        question=args.question,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        trust_remote_code=args.trust_remote_code,
+    )
+    return 0
+
+
+def _data_alignment(args: argparse.Namespace) -> int:
+    from .data_generation import alignment_rows, caption_pairs, read_coco_captions, write_rows
+
+    pairs = caption_pairs(read_coco_captions(args.captions), args.all_captions, args.seed)
+    print(f"{write_rows(alignment_rows(pairs, args.seed), args.output)} rows -> {args.output}")
+    return 0
+
+
+def _data_simple(args: argparse.Namespace) -> int:
+    from .data_generation import read_coco_captions, read_coco_instances, simple_conversation_rows, write_rows
+
+    captions, instances = read_coco_captions(args.captions), read_coco_instances(args.instances)
+    print(f"{write_rows(simple_conversation_rows(captions, instances, args.seed), args.output)} rows -> {args.output}")
+    return 0
+
+
+def _data_scienceqa(args: argparse.Namespace) -> int:
+    from .data_generation import scienceqa_rows, write_rows
+
+    rows = scienceqa_rows(args.problems, args.split, args.answer_order)
+    print(f"{write_rows(rows, args.output)} rows -> {args.output}")
+    return 0
