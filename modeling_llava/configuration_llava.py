@@ -1,0 +1,223 @@
+"""Configuration of LLaVA: a vision encoder, a connector and a language model."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+# How many tokens stand before the patch grid in the output of a vision encoder: the class token and, where an
+# encoder has them, registers or a distillation token. Keys are the `model_type` of the vision config.
+PREFIX_TOKENS: dict[str, Callable[[PreTrainedConfig], int]] = {
+    "aimv2_vision_model": lambda config: 0,
+    "clip_vision_model": lambda config: 1,
+    "deit": lambda config: 2,
+    "dinov2": lambda config: 1,
+    "dinov2_with_registers": lambda config: 1 + config.num_register_tokens,
+    "dinov3_vit": lambda config: 1 + config.num_register_tokens,
+    "ijepa": lambda config: 0,
+    "siglip_vision_model": lambda config: 0,
+    "vit": lambda config: 1,
+}
+
+# transformers has a `LlavaForConditionalGeneration` of its own, and trl looks an architecture up there before it
+# reads `auto_map`. A name that transformers does not have leads everybody to the code beside the checkpoint.
+ARCHITECTURE = "LlavaKitForConditionalGeneration"
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_llava.LlavaConfig",
+    "AutoModel": "modeling_llava.LlavaModel",
+    "AutoModelForImageTextToText": "modeling_llava.LlavaForConditionalGeneration",
+}
+
+# CLIP ViT-L/14 at 224 px and a 7B Llama whose 32,000 pieces are followed by `<image>`, padded to a multiple of 64.
+DEFAULT_VISION_CONFIG: dict[str, Any] = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+DEFAULT_TEXT_CONFIG: dict[str, Any] = {"model_type": "llama", "vocab_size": 32064}
+
+
+@strict
+class LlavaConfig(PreTrainedConfig):
+    """Everything that defines a LLaVA model. The defaults are LLaVA v1 (arXiv:2304.08485, section 4).
+
+    The fields of transformers' own `LlavaConfig` keep their names and meaning; `projector_type`,
+    `num_additional_image_tokens` and `stage` are additions.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*, defaults to CLIP ViT-L/14 at 224 px):
+            The vision encoder, any of `AutoModel` that returns `(batch, tokens, hidden_size)`.
+        text_config (`dict` or `PreTrainedConfig`, *optional*, defaults to Llama 7B):
+            The language model, any causal language model of `AutoModelForCausalLM`.
+        image_token_index (`int`, *optional*, defaults to 32000):
+            Id of the placeholder that an image feature replaces; `image_token_id` is an alias.
+        image_seq_length (`int`, *optional*):
+            Placeholders of one image. Only needed for an encoder without `image_size` and `patch_size`; elsewhere it
+            is worked out, and `num_image_tokens` is what to read.
+        projector_type (`"linear"` or `"mlp2x_gelu"`, *optional*, defaults to `"linear"`):
+            The connector: a key of `connectors.CONNECTORS`.
+        projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation between the layers of a connector that has two.
+        vision_feature_layer (`int` or `list[int]`, *optional*, defaults to -2):
+            Index into the hidden states of the encoder: 0 is its embedding, -1 the output of the last layer, -2 that of
+            the layer before. The features of several layers are joined along the channels.
+        vision_feature_select_strategy (`"default"` or `"full"`, *optional*, defaults to `"default"`):
+            `"default"` keeps the patch grid alone, `"full"` everything the encoder returns.
+        multimodal_projector_bias (`bool`, *optional*, defaults to `True`):
+            Whether the layers of the connector have a bias.
+        tie_word_embeddings (`bool`, *optional*):
+            Whether `lm_head` shares the input embeddings; taken over from `text_config` when that ties them.
+        num_additional_image_tokens (`int`, *optional*):
+            Tokens before the grid in the encoder's output (class token, registers). Known for the encoders in
+            `PREFIX_TOKENS`, required for any other.
+        stage (`"align"` or `"instruct"`, *optional*):
+            Which part learns, see `LlavaForConditionalGeneration.set_stage`. A switch of the training run, given to
+            `from_pretrained`; it is never written to a checkpoint.
+
+    Raises:
+        ValueError: if a backbone's `model_type` is unknown to transformers, if the number of prefix tokens or of
+            image tokens cannot be worked out, or if a feature layer does not exist.
+
+    Example:
+
+    ```python
+    >>> config = LlavaConfig()
+    >>> config.num_image_tokens
+    256
+    ```
+    """
+
+    model_type = "llavakit"
+    attribute_map = {"image_token_id": "image_token_index"}
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_index: int = 32000
+    image_seq_length: int | None = None
+    projector_type: Literal["linear", "mlp2x_gelu"] = "linear"
+    projector_hidden_act: str = "gelu"
+    vision_feature_layer: int | list[int] = -2
+    vision_feature_select_strategy: Literal["default", "full"] = "default"
+    multimodal_projector_bias: bool = True
+    tie_word_embeddings: bool = False
+    num_additional_image_tokens: int | None = None
+    stage: Literal["align", "instruct"] | None = None
+
+    def __post_init__(self, **kwargs):
+        self.vision_config = _as_config("vision_config", self.vision_config, DEFAULT_VISION_CONFIG)
+        self.text_config = _as_config("text_config", self.text_config, DEFAULT_TEXT_CONFIG)
+        # Tying is a property of the language model, whose own config says so.
+        self.tie_word_embeddings = self.tie_word_embeddings or bool(self.text_config.tie_word_embeddings)
+        if self.num_additional_image_tokens is None:
+            self.num_additional_image_tokens = num_prefix_tokens(self.vision_config)
+        self._check_feature_layers()
+        if self.image_seq_length is None:
+            self.image_seq_length = self.num_image_tokens
+        super().__post_init__(**kwargs)
+
+    @property
+    def vision_feature_layers(self) -> list[int]:
+        """The chosen feature layers, as a list also when there is one."""
+        layer = self.vision_feature_layer
+        return [layer] if isinstance(layer, int) else list(layer)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(channels, height, width)` in pixels of the images the encoder takes.
+
+        Raises:
+            ValueError: if the vision config has no `image_size`.
+        """
+        size = getattr(self.vision_config, "image_size", None)
+        if size is None:
+            raise ValueError(
+                f"vision_config (model_type {self.vision_config.model_type!r}) has no `image_size`; set it to the "
+                "height and width in pixels that the encoder is to see."
+            )
+        height, width = (size, size) if isinstance(size, int) else size
+        return getattr(self.vision_config, "num_channels", 3), height, width
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Placeholders of one image: its patches, plus the prefix tokens under the strategy `"full"`.
+
+        Raises:
+            ValueError: if neither the vision config nor `image_seq_length` tells.
+        """
+        patch_size = getattr(self.vision_config, "patch_size", None)
+        if patch_size is None or getattr(self.vision_config, "image_size", None) is None:
+            if self.image_seq_length is not None:
+                return self.image_seq_length
+            raise ValueError(
+                f"vision_config (model_type {self.vision_config.model_type!r}) has no `image_size` and `patch_size` to "
+                "count image tokens from; pass image_seq_length=<tokens of one image>."
+            )
+        _, height, width = self.image_shape
+        patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        grid = (height // patch_height) * (width // patch_width)
+        return grid if self.vision_feature_select_strategy == "default" else grid + self.num_additional_image_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """The dictionary that is saved: names our own class and leaves `stage` out."""
+        output = super().to_dict()
+        output.pop("stage", None)
+        output["architectures"] = [ARCHITECTURE]
+        # Saving one class writes its own entry only, and a model loaded from the Hub has entries that point back
+        # there. The code is always copied beside the checkpoint, so all three can point to it.
+        output["auto_map"] = {**(output.get("auto_map") or {}), **AUTO_MAP}
+        return output
+
+    def _check_feature_layers(self) -> None:
+        """Refuse feature layers that the encoder does not have (a hidden state before and one after each layer)."""
+        num_states = getattr(self.vision_config, "num_hidden_layers", None)
+        if not self.vision_feature_layers:
+            raise ValueError("vision_feature_layer=[] selects no features; name at least one layer, such as -2.")
+        if num_states is None:
+            return
+        num_states += 1
+        for layer in self.vision_feature_layers:
+            if not -num_states <= layer < num_states:
+                raise ValueError(
+                    f"vision_feature_layer={self.vision_feature_layer} names hidden state {layer}, but an encoder of "
+                    f"{num_states - 1} layers has {-num_states} to {num_states - 1}."
+                )
+
+
+def num_prefix_tokens(vision_config: PreTrainedConfig) -> int:
+    """Tokens that stand before the patch grid in what a known encoder returns.
+
+    Raises:
+        ValueError: if the encoder is not in `PREFIX_TOKENS`.
+    """
+    if vision_config.model_type not in PREFIX_TOKENS:
+        raise ValueError(
+            f"num_additional_image_tokens is not known for a vision_config of model_type "
+            f"{vision_config.model_type!r} (known: {', '.join(PREFIX_TOKENS)}); pass the number of tokens that precede "
+            "the patch grid in its output (1 for a class token alone, 0 for none), or build the model with "
+            "`LlavaForConditionalGeneration.from_backbones`, which measures it."
+        )
+    return PREFIX_TOKENS[vision_config.model_type](vision_config)
+
+
+def _as_config(name: str, value: dict | PreTrainedConfig | None, default: dict[str, Any]) -> PreTrainedConfig:
+    """Turn what was given for a sub-config into a config; a dict without `model_type` is of the default's type."""
+    if isinstance(value, PreTrainedConfig):
+        return value
+    fields = {"model_type": default["model_type"], **value} if value is not None else dict(default)
+    if fields["model_type"] not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{name} has model_type {fields['model_type']!r}, which this version of transformers does not know; "
+            "upgrade transformers, or import the package that registers it with `AutoConfig` first."
+        )
+    return CONFIG_MAPPING[fields["model_type"]](**fields)
+
+
+__all__ = ["LlavaConfig"]

@@ -1,0 +1,445 @@
+"""LLaVA: a vision encoder and a language model, joined by a small trainable connector (arXiv:2304.08485).
+
+Shapes in this file:
+
+    B  samples in the batch             N  images in the batch, over all samples, in reading order
+    S  tokens of a sample               F  features of an image = placeholders it takes in the text
+    C, H, W  channels, height, width    Z  width of the image features: that of the encoder, once for each feature layer
+    V  vocabulary                       D  width of the language model
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, torch_compilable_check
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+
+from .backbones import assemble
+from .configuration_llava import LlavaConfig
+from .connector_files import read_connector, write_connector
+from .connectors import CONNECTORS
+from .image_tokens import check_image_tokens, repeat_images
+
+# What learns in each stage (arXiv:2304.08485, section 4.2). The vision encoder stays frozen in both.
+STAGES: dict[str, tuple[str, ...]] = {
+    "align": ("multi_modal_projector",),
+    "instruct": ("multi_modal_projector", "language_model", "lm_head"),
+}
+
+
+@dataclass
+class LlavaModelOutputWithPast(BaseModelOutputWithPast):
+    """Output of `LlavaModel`; `image_hidden_states` are the connector's, `(sum of F over N, D)`."""
+
+    image_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class LlavaCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Output of `LlavaForConditionalGeneration`; `image_hidden_states` are the connector's, `(sum of F over N, D)`."""
+
+    image_hidden_states: torch.Tensor | None = None
+
+
+class LlavaPreTrainedModel(PreTrainedModel):
+    """What both classes share: capabilities, loading, and the training stage."""
+
+    config: LlavaConfig
+    config_class = LlavaConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Load as any transformers model; `stage="align"` or `"instruct"` also freezes what the stage freezes.
+
+        `stage` works through the Auto classes too, hence through `trl sft --model_init_kwargs '{"stage": "align"}'`.
+        """
+        # An Auto class has put the keyword into the config by now; a direct call brings it here.
+        given = "stage" in kwargs
+        stage = kwargs.pop("stage", None)
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if given or model.config.stage is not None:
+            model.set_stage(stage if given else model.config.stage)
+        return loaded
+
+    def named_parts(self) -> dict[str, nn.Module]:
+        """The parts a stage freezes or trains, by name. A tied `lm_head` shares its weight with `language_model`."""
+        base = self.base_model
+        parts = {name: getattr(base, name) for name in ("vision_tower", "multi_modal_projector", "language_model")}
+        if (lm_head := self.get_output_embeddings()) is not None:
+            parts["lm_head"] = lm_head
+        return parts
+
+    def set_stage(self, stage: str | None) -> None:
+        """Choose what learns, by `requires_grad`, and remember it as `config.stage`.
+
+        A vision tower without a parameter that learns runs in eval mode and without gradient from then on, also
+        after `model.train()`.
+
+        Args:
+            stage: `"align"` (the connector alone), `"instruct"` (connector and language model), or `None`
+                (everything, the vision tower too).
+
+        Raises:
+            ValueError: if there is no such stage.
+        """
+        if stage is not None and stage not in STAGES:
+            raise ValueError(f"stage={stage!r} is unknown; choose one of {', '.join(map(repr, STAGES))}, or None.")
+        for name, part in self.named_parts().items():
+            learns = stage is None or name in STAGES[stage]
+            for parameter in part.parameters():
+                if parameter.is_floating_point():  # quantized weights cannot learn
+                    parameter.requires_grad_(learns)
+        self.config.stage = stage
+        self.train(self.training)
+
+
+class LlavaModel(LlavaPreTrainedModel):
+    """The LLaVA model without a language modelling head."""
+
+    def __init__(self, config: LlavaConfig):
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = CONNECTORS[config.projector_type](config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+        if config.stage is not None:
+            self.set_stage(config.stage)
+
+    def train(self, mode: bool = True) -> "LlavaModel":
+        """Switch to training, except for a frozen vision tower: dropout there would blur features nobody adapts."""
+        super().train(mode)
+        if mode and not self._learns(self.vision_tower):
+            self.vision_tower.eval()
+        return self
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Encode images and project them into the embedding space of the language model: H_v = W Z_v.
+
+        Args:
+            pixel_values: `(N, C, H, W)`.
+            vision_feature_layer: overrides the one of the config.
+            vision_feature_select_strategy: overrides the one of the config.
+
+        Returns:
+            The output of the vision tower; its `pooler_output` is a list of N tensors `(F, D)`.
+        """
+        # One layer is asked for by its index, so that a transformers that can keep a single hidden state does; others
+        # read any true value as "all of them".
+        one_layer = isinstance(vision_feature_layer, int) and vision_feature_layer != 0
+        capture = kwargs.pop("output_hidden_states", None) or (vision_feature_layer if one_layer else True)
+
+        # Without this, hooks that make embeddings require a gradient (gradient checkpointing of adapters) would build
+        # a graph through a frozen tower. A gradient with respect to the pixels is still to be had.
+        frozen = not self._learns(self.vision_tower) and not pixel_values.requires_grad
+        with torch.no_grad() if frozen else contextlib.nullcontext():
+            outputs = self.vision_tower(pixel_values, output_hidden_states=capture, return_dict=True, **kwargs)
+
+        first = 0 if vision_feature_select_strategy == "full" else self.config.num_additional_image_tokens
+        if isinstance(vision_feature_layer, int):
+            features = outputs.hidden_states[vision_feature_layer][:, first:]  # (N, F, Z)
+        else:
+            features = torch.cat([outputs.hidden_states[i][:, first:] for i in vision_feature_layer], dim=-1)
+        outputs.pooler_output = list(self.multi_modal_projector(features))  # N x (F, D)
+        return outputs
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | LlavaModelOutputWithPast:
+        """Run the language model over the text with image features in place of the placeholders.
+
+        Args:
+            input_ids: `(B, S)`, with a run of `image_token_id` where each image goes.
+            pixel_values: `(N, C, H, W)`, the images of all samples, in the order of their placeholders.
+            attention_mask: `(B, S)`.
+            inputs_embeds: `(B, S, D)`, instead of `input_ids`.
+            mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
+
+        Raises:
+            ValueError: if a sample's placeholders do not match its images, naming the sample and both numbers.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass either input_ids or inputs_embeds, and not both.")
+        if pixel_values is not None and mm_encoder_outputs:
+            raise ValueError("Pass either pixel_values or mm_encoder_outputs, and not both.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, S, D)
+
+        image_outputs = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is not None:
+            image_outputs = self.get_image_features(
+                pixel_values,
+                vision_feature_layer=vision_feature_layer,
+                vision_feature_select_strategy=vision_feature_select_strategy,
+                return_dict=True,
+            )
+        image_features = None
+        if image_outputs is not None:
+            mask = self._placeholder_mask(input_ids, inputs_embeds)  # (B, S)
+            image_features = self._checked_features(mask, list(image_outputs.pooler_output), inputs_embeds)
+            inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1), image_features)
+        elif self.training and self._learns(self.multi_modal_projector):
+            inputs_embeds = self._with_blank_image(inputs_embeds)
+
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        return LlavaModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,  # (B, S, D)
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=image_features,
+        )
+
+    @staticmethod
+    def _learns(module: nn.Module) -> bool:
+        return any(parameter.requires_grad for parameter in module.parameters())
+
+    def _placeholder_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """Where the image features go, `(B, S)`; without ids, the embeddings are compared with the placeholder's."""
+        if input_ids is not None:
+            return (input_ids == self.config.image_token_id).to(inputs_embeds.device)
+        token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+
+    @staticmethod
+    def _checked_features(mask: torch.Tensor, features: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+        """Join the features of all images, `(sum of F, D)`, once they are known to fit the placeholders."""
+        if torch.compiler.is_compiling():  # lengths are data there: only their sum can be checked
+            joined = torch.cat(features)
+            torch_compilable_check(mask.sum() == joined.shape[0], "image tokens and image features differ in number")
+        else:
+            check_image_tokens(mask.sum(-1).tolist(), [len(feature) for feature in features])
+            joined = torch.cat(features)
+        return joined.to(like.device, like.dtype)
+
+    def _with_blank_image(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """Add nothing, by way of the vision tower and the connector.
+
+        In a training step on text alone the connector would get no gradient: other processes of a distributed run
+        would wait for it for ever, and where only the connector learns there would be nothing to differentiate.
+        """
+        blank = inputs_embeds.new_zeros(1, *self.config.image_shape)
+        features = self.get_image_features(blank, return_dict=True).pooler_output[0]
+        return inputs_embeds + 0 * features.sum().to(inputs_embeds)
+
+
+class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
+    """The LLaVA model with a language modelling head: images and text in, loss and text out."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: LlavaConfig):
+        super().__init__(config)
+        self.model = LlavaModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # Not every language model calls its embedding `embed_tokens`.
+        embedding = self.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embedding)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
+        self.post_init()
+        if config.stage is not None:
+            self.set_stage(config.stage)
+
+    @classmethod
+    def from_backbones(
+        cls,
+        vision: str | os.PathLike,
+        language: str | os.PathLike,
+        *,
+        projector_type: str = "linear",
+        dtype: torch.dtype | str | None = None,
+        vision_feature_layer: int | list[int] = -2,
+        vision_feature_select_strategy: str = "default",
+        vision_revision: str | None = None,
+        language_revision: str | None = None,
+        trust_remote_code: bool = False,
+        **config_kwargs: Any,
+    ) -> "LlavaForConditionalGeneration":
+        """Build a LLaVA from two pretrained checkpoints; the connector is new.
+
+        `<image>` gets an id as the language model's tokenizer would give it (or has given it), and the embeddings are
+        grown to a multiple of 64, new rows being the mean of the old ones. The generation config of the language
+        model is kept.
+
+        Args:
+            vision: folder or Hub id of a vision encoder, or of a model that contains one (CLIP, SigLIP).
+            language: folder or Hub id of a causal language model with its tokenizer.
+            projector_type: key of `connectors.CONNECTORS`.
+            dtype: of the whole model; the language checkpoint's own by default.
+            vision_feature_layer: see `LlavaConfig`.
+            vision_feature_select_strategy: see `LlavaConfig`.
+            vision_revision: Git revision of `vision` on the Hub.
+            language_revision: Git revision of `language` on the Hub.
+            trust_remote_code: whether code that comes with the checkpoints may run.
+            **config_kwargs: further fields of `LlavaConfig`.
+
+        Raises:
+            ValueError: if a checkpoint cannot serve as the backbone it is given for, saying why.
+        """
+        return assemble(
+            cls,
+            vision,
+            language,
+            dtype=dtype,
+            vision_revision=vision_revision,
+            language_revision=language_revision,
+            trust_remote_code=trust_remote_code,
+            projector_type=projector_type,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            **config_kwargs,
+        )
+
+    def save_connector(self, directory: str | os.PathLike, state_dict: dict[str, torch.Tensor] | None = None) -> str:
+        """Write `connector.safetensors`: the connector alone, under its names in the full state dict.
+
+        Args:
+            directory: created if need be.
+            state_dict: the gathered weights, where a distributed run shards those of the model.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: if the weights are not there (an empty shard).
+        """
+        return write_connector(self, directory, state_dict)
+
+    def load_connector(self, directory: str | os.PathLike) -> None:
+        """Read what `save_connector` wrote into this model.
+
+        Raises:
+            ValueError: if the file is missing, or its names or shapes are not this model's.
+        """
+        read_connector(self, directory)
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> tuple | BaseModelOutputWithPooling:
+        """See `LlavaModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | LlavaCausalLMOutputWithPast:
+        """Next-token scores and, with labels, the loss. Arguments not named here are those of `LlavaModel.forward`.
+
+        Args:
+            labels: `(B, S)`, ids to be predicted, -100 where nothing is supervised; shifted inside.
+            logits_to_keep: how many of the last positions to score (0: all), or a tensor of positions: `(K,)`,
+                `(B, K)`, or a boolean `(B, S)`, whose scores come back flat as `(kept, V)`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        logits = self.lm_head(_keep(outputs.last_hidden_state, logits_to_keep))  # (B, S or K, V)
+        # Gemma 2 squeezes its scores; a head that did not would not be the language model's own.
+        if (cap := getattr(self.config.text_config, "final_logit_softcapping", None)) is not None:
+            logits = cap * torch.tanh(logits / cap)
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return LlavaCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )
+
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        """Repeat the inputs for beams and return sequences, the images of a sample staying together.
+
+        The general method repeats row by row, which for a sample with images (a, b) gives a, a, b, b.
+        """
+        pixel_values = model_kwargs.pop("pixel_values", None)
+        if expand_size > 1 and pixel_values is not None and input_ids is not None:
+            num_tokens = (input_ids == self.config.image_token_id).sum(-1)  # (B,)
+            pixel_values = repeat_images(pixel_values, num_tokens, expand_size)
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        if pixel_values is not None:
+            model_kwargs["pixel_values"] = pixel_values
+        return input_ids, model_kwargs
+
+
+def _keep(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """Positions of `(B, S, D)` to be scored, see `LlavaForConditionalGeneration.forward`."""
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:, :]
+    if logits_to_keep.ndim == 1:
+        return hidden_states[:, logits_to_keep, :]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden_states[logits_to_keep]
+    return torch.take_along_dim(hidden_states, logits_to_keep[..., None], dim=1)
+
+
+__all__ = ["LlavaForConditionalGeneration", "LlavaModel", "LlavaPreTrainedModel"]
