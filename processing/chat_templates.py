@@ -1,0 +1,94 @@
+"""The chat templates that ship with llavakit, and what can be learnt about a template by rendering with it."""
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from transformers.utils.chat_template_utils import render_jinja_template
+
+_FOLDER = Path(__file__).parent
+
+SHIPPED_TEMPLATES = {
+    "llava_v0": _FOLDER / "llava_v0.jinja",
+    "vicuna_v1": _FOLDER / "vicuna_v1.jinja",
+    "plain": _FOLDER / "plain.jinja",
+    "llama_2": _FOLDER / "llama_2.jinja",
+    "mistral": _FOLDER / "mistral.jinja",
+    "chatml": _FOLDER / "chatml.jinja",
+    "phi3": _FOLDER / "phi3.jinja",
+}
+
+_NAME = re.compile(r"[\w.\-]+")
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def template_text(template: str) -> str:
+    """The Jinja text of a template given by its shipped name; Jinja text is returned as it is.
+
+    Raises:
+        ValueError: If the name is unknown, or known but the files are not there (in the code that a checkpoint
+            carries: its own template is in its `chat_template.jinja`).
+    """
+    if not _NAME.fullmatch(template):
+        return template
+    if template not in SHIPPED_TEMPLATES:
+        raise ValueError(
+            f"chat_template={template!r} is neither Jinja text nor a shipped name. Known names: "
+            f"{', '.join(SHIPPED_TEMPLATES)}. Pass None for the tokenizer's own."
+        )
+    path = SHIPPED_TEMPLATES[template]
+    if not path.is_file():
+        raise ValueError(
+            f"chat_template={template!r}: {path.name} is not here. Code saved with a checkpoint carries only that "
+            "checkpoint's template. Install llavakit to choose templates by name, or pass the Jinja text."
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def has_generation_blocks(template: str) -> bool:
+    """Whether a template says what is learnt, with ``{% generation %}``."""
+    return _GENERATION.search(template) is not None
+
+
+def render(
+    template: str, messages: list[dict[str, Any]], context: dict[str, Any], **options: Any
+) -> tuple[str, list[tuple[int, int]]]:
+    """Render one conversation: the text, and the character span of every generation block.
+
+    Raises:
+        ValueError: If the template refuses the conversation, with the template's own words.
+    """
+    tracked = has_generation_blocks(template)
+    try:
+        rendered: Any = render_jinja_template(
+            conversations=[messages],
+            chat_template=template,
+            return_assistant_tokens_mask=tracked,
+            **options,
+            **context,
+        )
+    except jinja2.TemplateError as error:
+        raise ValueError(f"The chat template cannot render this conversation: {error}") from error
+    texts, spans = rendered
+    return texts[0], spans[0] if tracked else []
+
+
+@functools.lru_cache(maxsize=64)
+def reads_blocks(template: str, image_token: str, special_tokens: tuple[tuple[str, str], ...]) -> bool:
+    """Whether a template writes the image token for an image block.
+
+    Many templates of text-only models join ``message["content"]`` with strings, and fail on a list of blocks or print
+    it; others write a placeholder of another model.
+    """
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}]}
+    system = {"role": "system", "content": [{"type": "text", "text": "S"}]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "A"}]}
+    for messages in ([system, user, answer], [user, answer]):  # some templates know no system role
+        try:
+            text, _ = render(template, messages, {**dict(special_tokens), "image_token": image_token})
+        except (ValueError, TypeError):
+            continue
+        return text.count(image_token) == 1 and "'type'" not in text
+    return False
