@@ -6,6 +6,7 @@ This file stays here; the others are copied flat beside the weights by `save_pre
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
 from .configuration_llava import LlavaConfig
+from .model_card import write_model_card
 from .modeling_llava import LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
 
 AutoConfig.register(LlavaConfig.model_type, LlavaConfig)
@@ -17,4 +18,4 @@ LlavaConfig.register_for_auto_class("AutoConfig")
 LlavaModel.register_for_auto_class("AutoModel")
 LlavaForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 
-__all__ = ["LlavaConfig", "LlavaForConditionalGeneration", "LlavaModel", "LlavaPreTrainedModel"]
+__all__ = ["LlavaConfig", "LlavaForConditionalGeneration", "LlavaModel", "LlavaPreTrainedModel", "write_model_card"]

@@ -33,7 +33,7 @@ def assemble(
 ) -> "LlavaForConditionalGeneration":
     """See `LlavaForConditionalGeneration.from_backbones`, which this does the work of."""
     hub: dict[str, Any] = {"revision": language_revision, "trust_remote_code": trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(language, **hub)
+    tokenizer: Any = AutoTokenizer.from_pretrained(language, **hub)
     causal = load_language_model(language, dtype=dtype or "auto", **hub)
     # The processor adds the token to the same tokenizer, and gets the same id.
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)])
@@ -50,7 +50,11 @@ def assemble(
 
     grow_vocabulary(causal, image_token_id + 1)
     config = LlavaConfig(
-        vision_config=tower.config, text_config=causal.config, image_token_index=image_token_id, **config_kwargs
+        vision_config=tower.config,
+        text_config=causal.config,
+        image_token_index=image_token_id,
+        backbones={"vision": str(vision), "language": str(language)},
+        **config_kwargs,
     )
     # The two backbones are put into an empty shell, so that neither is initialised in vain nor held twice.
     with torch.device("meta"):
@@ -80,7 +84,8 @@ def load_language_model(language: str | os.PathLike, **kwargs: Any) -> PreTraine
     Raises:
         ValueError: if weights are missing, or if its head is not one matrix.
     """
-    causal, loaded = AutoModelForCausalLM.from_pretrained(language, output_loading_info=True, **kwargs)
+    pair: Any = AutoModelForCausalLM.from_pretrained(language, output_loading_info=True, **kwargs)
+    causal, loaded = pair
     if loaded["missing_keys"]:
         raise ValueError(
             f"{language} lacks weights of a {type(causal).__name__}: {_some(loaded['missing_keys'])}. Give the "
@@ -135,7 +140,7 @@ def measure_prefix_tokens(tower: PreTrainedModel) -> int:
 
 
 @torch.no_grad()
-def grow_vocabulary(causal: PreTrainedModel, num_tokens: int) -> None:
+def grow_vocabulary(causal: Any, num_tokens: int) -> None:
     """Make room for `num_tokens` ids, in a multiple of 64 rows; a new row is the mean of the old ones.
 
     The mean is where a new word is least surprising to the model; random rows would be likelier than any real word.

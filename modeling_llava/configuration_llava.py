@@ -77,6 +77,10 @@ class LlavaConfig(PreTrainedConfig):
         num_additional_image_tokens (`int`, *optional*):
             Tokens before the grid in the encoder's output (class token, registers). Known for the encoders in
             `PREFIX_TOKENS`, required for any other.
+        backbones (`dict`, *optional*):
+            Which checkpoints the model was built from, `{"vision": ..., "language": ...}`: for the model card.
+        training_history (`list[dict]`, *optional*):
+            A record of each stage of training that the weights went through: for the model card.
         stage (`"align"` or `"instruct"`, *optional*):
             Which part learns, see `LlavaForConditionalGeneration.set_stage`. A switch of the training run, given to
             `from_pretrained`; it is never written to a checkpoint.
@@ -98,8 +102,8 @@ class LlavaConfig(PreTrainedConfig):
     attribute_map = {"image_token_id": "image_token_index"}
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None  # configs once the object is built, whatever they were given as
+    text_config: Any = None
     image_token_index: int = 32000
     image_seq_length: int | None = None
     projector_type: Literal["linear", "mlp2x_gelu"] = "linear"
@@ -109,6 +113,8 @@ class LlavaConfig(PreTrainedConfig):
     multimodal_projector_bias: bool = True
     tie_word_embeddings: bool = False
     num_additional_image_tokens: int | None = None
+    backbones: dict[str, str] | None = None
+    training_history: list[dict[str, Any]] | None = None
     stage: Literal["align", "instruct"] | None = None
 
     def __post_init__(self, **kwargs):
@@ -163,7 +169,11 @@ class LlavaConfig(PreTrainedConfig):
         _, height, width = self.image_shape
         patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
         grid = (height // patch_height) * (width // patch_width)
-        return grid if self.vision_feature_select_strategy == "default" else grid + self.num_additional_image_tokens
+        return (
+            grid
+            if self.vision_feature_select_strategy == "default"
+            else grid + (self.num_additional_image_tokens or 0)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The dictionary that is saved: names our own class and leaves `stage` out."""
@@ -207,10 +217,12 @@ def num_prefix_tokens(vision_config: PreTrainedConfig) -> int:
     return PREFIX_TOKENS[vision_config.model_type](vision_config)
 
 
-def _as_config(name: str, value: dict | PreTrainedConfig | None, default: dict[str, Any]) -> PreTrainedConfig:
+def _as_config(name: str, value: Any, default: dict[str, Any]) -> PreTrainedConfig:
     """Turn what was given for a sub-config into a config; a dict without `model_type` is of the default's type."""
     if isinstance(value, PreTrainedConfig):
         return value
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name}={value!r} is neither a config nor a dict; pass a PreTrainedConfig or its to_dict().")
     fields = {"model_type": default["model_type"], **value} if value is not None else dict(default)
     if fields["model_type"] not in CONFIG_MAPPING:
         raise ValueError(

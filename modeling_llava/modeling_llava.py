@@ -27,12 +27,8 @@ from .configuration_llava import LlavaConfig
 from .connector_files import read_connector, write_connector
 from .connectors import CONNECTORS
 from .image_tokens import check_image_tokens, repeat_images
-
-# What learns in each stage (arXiv:2304.08485, section 4.2). The vision encoder stays frozen in both.
-STAGES: dict[str, tuple[str, ...]] = {
-    "align": ("multi_modal_projector",),
-    "instruct": ("multi_modal_projector", "language_model", "lm_head"),
-}
+from .model_card import write_model_card
+from .training_stage import Stage, apply_stage, is_learning, model_parts
 
 
 @dataclass
@@ -55,7 +51,7 @@ class LlavaPreTrainedModel(PreTrainedModel):
     config: LlavaConfig
     config_class = LlavaConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
     _supports_flash_attn = True
@@ -79,15 +75,18 @@ class LlavaPreTrainedModel(PreTrainedModel):
             model.set_stage(stage if given else model.config.stage)
         return loaded
 
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save as any transformers model, with the model card beside the weights."""
+        if kwargs.get("is_main_process", True):
+            os.makedirs(save_directory, exist_ok=True)
+            write_model_card(save_directory, self.config)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def named_parts(self) -> dict[str, nn.Module]:
         """The parts a stage freezes or trains, by name. A tied `lm_head` shares its weight with `language_model`."""
-        base = self.base_model
-        parts = {name: getattr(base, name) for name in ("vision_tower", "multi_modal_projector", "language_model")}
-        if (lm_head := self.get_output_embeddings()) is not None:
-            parts["lm_head"] = lm_head
-        return parts
+        return model_parts(self)
 
-    def set_stage(self, stage: str | None) -> None:
+    def set_stage(self, stage: Stage | None) -> None:
         """Choose what learns, by `requires_grad`, and remember it as `config.stage`.
 
         A vision tower without a parameter that learns runs in eval mode and without gradient from then on, also
@@ -100,15 +99,7 @@ class LlavaPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if there is no such stage.
         """
-        if stage is not None and stage not in STAGES:
-            raise ValueError(f"stage={stage!r} is unknown; choose one of {', '.join(map(repr, STAGES))}, or None.")
-        for name, part in self.named_parts().items():
-            learns = stage is None or name in STAGES[stage]
-            for parameter in part.parameters():
-                if parameter.is_floating_point():  # quantized weights cannot learn
-                    parameter.requires_grad_(learns)
-        self.config.stage = stage
-        self.train(self.training)
+        apply_stage(self, stage)
 
 
 class LlavaModel(LlavaPreTrainedModel):
@@ -126,7 +117,7 @@ class LlavaModel(LlavaPreTrainedModel):
     def train(self, mode: bool = True) -> "LlavaModel":
         """Switch to training, except for a frozen vision tower: dropout there would blur features nobody adapts."""
         super().train(mode)
-        if mode and not self._learns(self.vision_tower):
+        if mode and not is_learning(self.vision_tower):
             self.vision_tower.eval()
         return self
 
@@ -151,20 +142,19 @@ class LlavaModel(LlavaPreTrainedModel):
         """
         # One layer is asked for by its index, so that a transformers that can keep a single hidden state does; others
         # read any true value as "all of them".
-        one_layer = isinstance(vision_feature_layer, int) and vision_feature_layer != 0
-        capture = kwargs.pop("output_hidden_states", None) or (vision_feature_layer if one_layer else True)
+        layer: Any = vision_feature_layer  # of the config, if None was given
+        one = isinstance(layer, int)
+        capture = kwargs.pop("output_hidden_states", None) or (layer if one and layer != 0 else True)
 
         # Without this, hooks that make embeddings require a gradient (gradient checkpointing of adapters) would build
         # a graph through a frozen tower. A gradient with respect to the pixels is still to be had.
-        frozen = not self._learns(self.vision_tower) and not pixel_values.requires_grad
+        frozen = not is_learning(self.vision_tower) and not pixel_values.requires_grad
         with torch.no_grad() if frozen else contextlib.nullcontext():
             outputs = self.vision_tower(pixel_values, output_hidden_states=capture, return_dict=True, **kwargs)
 
         first = 0 if vision_feature_select_strategy == "full" else self.config.num_additional_image_tokens
-        if isinstance(vision_feature_layer, int):
-            features = outputs.hidden_states[vision_feature_layer][:, first:]  # (N, F, Z)
-        else:
-            features = torch.cat([outputs.hidden_states[i][:, first:] for i in vision_feature_layer], dim=-1)
+        chosen = [outputs.hidden_states[index][:, first:] for index in ([layer] if one else layer)]
+        features = chosen[0] if one else torch.cat(chosen, dim=-1)  # (N, F, Z)
         outputs.pooler_output = list(self.multi_modal_projector(features))  # N x (F, D)
         return outputs
 
@@ -180,7 +170,7 @@ class LlavaModel(LlavaPreTrainedModel):
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> tuple | LlavaModelOutputWithPast:
         """Run the language model over the text with image features in place of the placeholders.
 
@@ -212,9 +202,9 @@ class LlavaModel(LlavaPreTrainedModel):
         image_features = None
         if image_outputs is not None:
             mask = self._placeholder_mask(input_ids, inputs_embeds)  # (B, S)
-            image_features = self._checked_features(mask, list(image_outputs.pooler_output), inputs_embeds)
+            image_features = self._checked_features(mask, image_outputs.pooler_output, inputs_embeds)
             inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1), image_features)
-        elif self.training and self._learns(self.multi_modal_projector):
+        elif self.training and is_learning(self.multi_modal_projector):
             inputs_embeds = self._with_blank_image(inputs_embeds)
 
         outputs = self.language_model(
@@ -232,10 +222,6 @@ class LlavaModel(LlavaPreTrainedModel):
             image_hidden_states=image_features,
         )
 
-    @staticmethod
-    def _learns(module: nn.Module) -> bool:
-        return any(parameter.requires_grad for parameter in module.parameters())
-
     def _placeholder_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Where the image features go, `(B, S)`; without ids, the embeddings are compared with the placeholder's."""
         if input_ids is not None:
@@ -244,7 +230,7 @@ class LlavaModel(LlavaPreTrainedModel):
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
     @staticmethod
-    def _checked_features(mask: torch.Tensor, features: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    def _checked_features(mask: torch.Tensor, features: Any, like: torch.Tensor) -> torch.Tensor:
         """Join the features of all images, `(sum of F, D)`, once they are known to fit the placeholders."""
         if torch.compiler.is_compiling():  # lengths are data there: only their sum can be checked
             joined = torch.cat(features)
@@ -374,7 +360,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> tuple | LlavaCausalLMOutputWithPast:
         """Next-token scores and, with labels, the loss. Arguments not named here are those of `LlavaModel.forward`.
 
@@ -414,7 +400,9 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
             image_hidden_states=outputs.image_hidden_states,
         )
 
-    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
         """Repeat the inputs for beams and return sequences, the images of a sample staying together.
 
         The general method repeats row by row, which for a sample with images (a, b) gives a, a, b, b.
@@ -423,7 +411,8 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
         if expand_size > 1 and pixel_values is not None and input_ids is not None:
             num_tokens = (input_ids == self.config.image_token_id).sum(-1)  # (B,)
             pixel_values = repeat_images(pixel_values, num_tokens, expand_size)
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+        general: Any = super()
+        input_ids, model_kwargs = general._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         if pixel_values is not None:

@@ -1,0 +1,103 @@
+"""The model card: what a checkpoint was made of, how it was trained, how to load it. All of it is in its config."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .configuration_llava import LlavaConfig
+
+CARD_FILE = "README.md"
+# The first line after the front matter. A README without it was written by a person and is left alone.
+CARD_MARK = "<!-- written by llavakit; text below this line is replaced when the model is saved again -->"
+
+STAGE_NAMES = {"align": "1, feature alignment", "instruct": "2, instruction tuning"}
+
+
+def write_model_card(directory: str | os.PathLike, config: LlavaConfig) -> None:
+    """Write the model card of a checkpoint, unless the folder has a README of somebody's own.
+
+    Args:
+        directory: The checkpoint's folder.
+        config: The model's config, with `backbones` and `training_history`.
+    """
+    path = Path(directory) / CARD_FILE
+    if path.exists() and CARD_MARK not in path.read_text(encoding="utf-8"):
+        return
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(model_card(config), encoding="utf-8")
+    os.replace(beside, path)
+
+
+def model_card(config: LlavaConfig) -> str:
+    """The text of the card, with the front matter that the Hub reads."""
+    backbones = config.backbones or {}
+    history = config.training_history or []
+    vision, language = backbones.get("vision", "unknown"), backbones.get("language", "unknown")
+    # The Hub accepts ids here and refuses paths
+    base_models = [name for name in backbones.values() if name.count("/") == 1 and not name.startswith((".", "/"))]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: image-text-to-text",
+        *(["base_model:", *(f"- {name}" for name in base_models)] if base_models else []),
+        "tags:",
+        "- llava",
+        "- llavakit",
+        "- image-text-to-text",
+        "---",
+        CARD_MARK,
+        "",
+        "# A LLaVA model",
+        "",
+        "A visual assistant after *Visual Instruction Tuning* (arXiv:2304.08485): grid features of a vision encoder,",
+        "projected into the embedding space of a language model.",
+        "",
+        "| part | |",
+        "|---|---|",
+        f"| vision encoder | {vision} ({config.vision_config.model_type}), feature layer {config.vision_feature_layer} |",
+        f"| connector | {config.projector_type} |",
+        f"| language model | {language} ({config.text_config.model_type}) |",
+        f"| tokens an image | {config.num_image_tokens} |",
+        "",
+        "## Training",
+        "",
+    ]
+    if not history:
+        lines.append("Not trained yet: the connector has fresh weights.")
+    for record in history:
+        lines += _stage(record)
+    return "\n".join([*lines, "", *_how_to_load(), ""])
+
+
+def _stage(record: dict[str, Any]) -> list[str]:
+    title = STAGE_NAMES.get(record.get("stage", ""), record.get("stage"))
+    shown = {name: value for name, value in record.items() if name != "stage" and value is not None}
+    return [f"Stage {title}:", "", *(f"- {name.replace('_', ' ')}: {value}" for name, value in shown.items()), ""]
+
+
+def _how_to_load() -> list[str]:
+    return [
+        "## How to load",
+        "",
+        "```python",
+        "from PIL import Image",
+        "from transformers import AutoModelForImageTextToText, AutoProcessor",
+        "",
+        'path = "..."  # this repository or folder',
+        "# The code lies beside the weights. `import llavakit` first makes trust_remote_code unnecessary.",
+        "model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True)",
+        "processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)",
+        "",
+        'question = [{"type": "image", "image": Image.open("photo.jpg")}, {"type": "text", "text": "What is this?"}]',
+        "inputs = processor.apply_chat_template(",
+        '    [{"role": "user", "content": question}],',
+        "    add_generation_prompt=True,",
+        "    tokenize=True,",
+        "    return_dict=True,",
+        '    return_tensors="pt",',
+        ")",
+        'stop = {"stop_strings": [processor.stop_string], "tokenizer": processor.tokenizer}',
+        "output = model.generate(**inputs, max_new_tokens=128, **stop)",
+        'print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+        "```",
+    ]
