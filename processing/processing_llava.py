@@ -465,6 +465,14 @@ class LlavaKitProcessor(ProcessorMixin):
             ]
         return outputs
 
+    def process_images(self, images: Sequence[Any]) -> Any:
+        """Images as the vision encoder takes them: a tensor of shape `(images, channels, height, width)`.
+
+        Args:
+            images (`list`): At least one; `PIL.Image.Image`, or what else `images=` of a call takes.
+        """
+        return self._pixels(list(images), "pt", {})["pixel_values"]
+
     def _pixels(self, images: list[Any], tensors: str | None, options: dict[str, Any]) -> dict[str, Any]:
         """Images of a batch as the vision encoder takes them: `pixel_values`, `(images, channels, height, width)`."""
         if not images:
