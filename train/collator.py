@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..processing import RowTooLong
+from ..processing import RowTooLong, template_text
 from .images import open_image
 from .rows import BadRow, Row, normalize_row, row_name
 
@@ -33,6 +33,7 @@ class LlavaCollator:
             image is never cut. `None` keeps every row as it is.
         pad_to_multiple_of: Pad the batch's length up to a multiple of this.
         on_bad_row: "error" raises for a row that cannot be used; "skip" leaves it out of the batch and logs it.
+        chat_template: A shipped name or Jinja text, in place of the processor's own.
 
     Example:
         ```python
@@ -45,6 +46,11 @@ class LlavaCollator:
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
     on_bad_row: str = "error"
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.chat_template is not None:
+            self.chat_template = template_text(self.chat_template)
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Make a batch.
@@ -97,7 +103,9 @@ class LlavaCollator:
             BadRow: No token is supervised, or the first exchange alone is longer than `max_length`.
         """
         try:
-            encoded = self.processor.encode_conversation(row["messages"], max_length=self.max_length)
+            encoded = self.processor.encode_conversation(
+                row["messages"], max_length=self.max_length, chat_template=self.chat_template
+            )
         except RowTooLong as error:
             raise BadRow(f"{row_name(row)}: {error} Raise --max_length, or drop the row.") from error
         ids = torch.as_tensor(encoded.input_ids)

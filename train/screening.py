@@ -1,5 +1,6 @@
 """One look at every row before training: what can be used, how long it is, how much of it is supervised."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +62,7 @@ def screen_rows(
     Returns:
         The findings, row by row.
     """
-    whole = LlavaCollator(collator.processor, max_length=None)
+    whole = dataclasses.replace(collator, max_length=None)
 
     def check(raw: dict[str, Any], index: int) -> dict[str, Any]:
         found: dict[str, Any] = {"problem": None, "length": 0, "full_length": 0, "supervised": 0, "num_images": 0}

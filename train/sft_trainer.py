@@ -87,10 +87,16 @@ class LlavaSFTTrainer(SFTTrainer):
                 max_length=args.max_length,
                 pad_to_multiple_of=args.pad_to_multiple_of,
                 on_bad_row=args.on_bad_row,
+                chat_template=args.chat_template,
             )
         self.train_screening: Screening | None = None
-        if isinstance(train_dataset, Dataset):
+        if train_dataset is not None:
             train_dataset, self.train_screening = _screened(train_dataset, data_collator, args, "training")
+        if args.group_by_modality_length and self.train_screening is None:
+            raise ValueError(
+                "group_by_modality_length=True needs the rows' lengths before training: a data set that is not "
+                "streaming, and no data_collator but a LlavaCollator."
+            )
         if isinstance(eval_dataset, dict):
             eval_dataset = {key: _screened(rows, data_collator, args, key)[0] for key, rows in eval_dataset.items()}
         elif eval_dataset is not None:
@@ -155,8 +161,7 @@ class LlavaSFTTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if not self.args.group_by_modality_length:
             return super()._get_train_sampler(train_dataset)
-        if self.train_screening is None:
-            raise ValueError("group_by_modality_length needs a data set of known length, not a streaming one.")
+        assert self.train_screening is not None
         rows = self.train_screening.usable
         step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return ModalityLengthSampler(
@@ -332,10 +337,12 @@ def _load_model(path: str, args: LlavaSFTConfig) -> PreTrainedModel:
 def _screened(
     dataset: Any, collator: Any, args: LlavaSFTConfig, name: str
 ) -> tuple[Dataset | IterableDataset, Screening | None]:
-    if not isinstance(dataset, Dataset) or not isinstance(collator, LlavaCollator):
+    if not isinstance(collator, LlavaCollator):
         return dataset, None
-    if "images" in dataset.column_names:
+    if "images" in (dataset.column_names or ()):
         dataset = without_decoding(dataset)
+    if not isinstance(dataset, Dataset):
+        return dataset, None  # a stream is checked row by row, in the collator
     with args.main_process_first(desc=f"checking {name} rows"):
         screening = screen_rows(dataset, collator, num_proc=args.dataset_num_proc, description=f"Checking {name} rows")
     rows = select_usable(dataset, screening, args.on_bad_row)

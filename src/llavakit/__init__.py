@@ -7,12 +7,17 @@ Importing the package registers the model with the Auto classes of transformers,
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from transformers import AutoProcessor
+
 from ._version import __version__
 from .modeling_llava import LlavaConfig, LlavaForConditionalGeneration, LlavaModel
 from .processing import LlavaProcessor
 
 if TYPE_CHECKING:
     from .train import LlavaCollator, LlavaSFTConfig, LlavaSFTTrainer, load_conversations
+
+# exist_ok: transformers refuses a config whose class is called as one of its own; entries are kept by class
+AutoProcessor.register(LlavaConfig, LlavaProcessor, exist_ok=True)
 
 _LAZY = {
     "LlavaCollator": "train",

@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
 
     quickstart = verbs.add_parser("quickstart", help="watch a small model learn to see: no network, no GPU, minutes")
-    quickstart.add_argument("--output_dir", default="runs/quickstart", help="where everything goes (default: %(default)s)")
+    quickstart.add_argument(
+        "--output_dir", default="runs/quickstart", help="where everything goes (default: %(default)s)"
+    )
     quickstart.add_argument("--seed", type=int, default=0, help="seed of the world and the training")
     quickstart.set_defaults(run=_quickstart)
 
@@ -66,9 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--trust_remote_code", action="store_true", help="allow backbones that ship their own code")
     init.set_defaults(run=_init)
 
-    verbs.add_parser("sft", help="train a stage: every flag of `trl sft` and ours (llavakit sft --help)", add_help=False)
+    verbs.add_parser(
+        "sft", help="train a stage: every flag of `trl sft` and ours (llavakit sft --help)", add_help=False
+    )
 
-    inspect = verbs.add_parser("inspect", help="check data before a GPU is rented: counts, lengths, what is in the loss")
+    inspect = verbs.add_parser(
+        "inspect", help="check data before a GPU is rented: counts, lengths, what is in the loss"
+    )
     inspect.add_argument("data", help="a .json, .jsonl or .parquet file, a folder, or a Hub id")
     inspect.add_argument("--model", required=True, help="the checkpoint whose processor will read the data")
     inspect.add_argument("--image_folder", default=None, help="where image paths start (default: the data's folder)")
@@ -143,7 +149,9 @@ def _init(args: argparse.Namespace) -> int:
         trust_remote_code=args.trust_remote_code,
     )
     save_llava(model, processor, args.output_dir)
-    print(f"{model.num_parameters():,} parameters, {model.config.num_image_tokens} tokens an image -> {args.output_dir}")
+    print(
+        f"{model.num_parameters():,} parameters, {model.config.num_image_tokens} tokens an image -> {args.output_dir}"
+    )
     return 0
 
 
@@ -207,3 +215,7 @@ def _data_scienceqa(args: argparse.Namespace) -> int:
     rows = scienceqa_rows(args.problems, args.split, args.answer_order)
     print(f"{write_rows(rows, args.output)} rows -> {args.output}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
