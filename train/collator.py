@@ -100,20 +100,24 @@ class LlavaCollator:
             images they hold, which is fewer than the row has when turns with images were dropped to fit.
 
         Raises:
-            BadRow: No token is supervised, or the first exchange alone is longer than `max_length`.
+            BadRow: No token is supervised, the first exchange alone is longer than `max_length`, or the chat template
+                refuses the conversation.
         """
         try:
             encoded = self.processor.encode_conversation(
                 row["messages"], max_length=self.max_length, chat_template=self.chat_template
             )
         except RowTooLong as error:
-            raise BadRow(f"{row_name(row)}: {error} Raise --max_length, or drop the row.") from error
+            raise BadRow(f"{row_name(row)}: {error}", kind="too long") from error
+        except ValueError as error:
+            raise BadRow(f"{row_name(row)}: {error}", kind="template") from error
         ids = torch.as_tensor(encoded.input_ids)
         supervised = torch.as_tensor(encoded.assistant_mask, dtype=torch.bool)
         if not supervised.any():
             raise BadRow(
                 f"{row_name(row)} has no supervised token: the chat template puts none of its answers between "
-                "{% generation %} and {% endgeneration %}. Choose a shipped template."
+                "{% generation %} and {% endgeneration %}. Choose a shipped template.",
+                kind="nothing supervised",
             )
         return ids, ids.masked_fill(~supervised, IGNORE_INDEX), encoded.num_images
 

@@ -12,7 +12,7 @@ import datasets
 import pyarrow.parquet
 from datasets import Dataset, Features, IterableDataset, List, Value
 
-from .images import resolve_image_path
+from .images import resolve_images
 from .rows import BadRow, Row, normalize_row, row_name
 
 logger = logging.getLogger(__name__)
@@ -60,27 +60,61 @@ def load_conversations(
     """
     if on_bad_row not in ON_BAD_ROW:
         raise ValueError(f"on_bad_row={on_bad_row!r} is unknown; choose one of {ON_BAD_ROW}.")
+    source, folder = _find(path_or_repo, image_folder, streaming, split)
+    if isinstance(source, list):
+        return _from_files(source, folder, streaming, on_bad_row)
+    return _from_dataset(source, folder, streaming, on_bad_row)
+
+
+def read_raw_rows(
+    path_or_repo: str | os.PathLike, image_folder: str | os.PathLike | None = None, *, split: str = "train"
+) -> tuple[Iterator[Any], str | os.PathLike | None]:
+    """The rows of whatever `load_conversations` reads, as they stand there, good and bad alike.
+
+    Args:
+        path_or_repo: As for `load_conversations`.
+        image_folder: Likewise.
+        split: Likewise.
+
+    Returns:
+        The rows, read as they are asked for and numbered as in the errors of `load_conversations`; and the folder
+        that their image paths start from.
+
+    Raises:
+        FileNotFoundError: A path that looks like a file and is none.
+        ValueError: A folder without data files. While reading: a file that is not JSON.
+    """
+    source, folder = _find(path_or_repo, image_folder, False, split)
+    return iter(_rows_in(source) if isinstance(source, list) else without_decoding(source)), folder
+
+
+def _find(path_or_repo: str | os.PathLike, image_folder: Any, streaming: bool, split: str) -> tuple[Any, Any]:
+    """Where the rows are, a list of files or a data set, and the folder that their image paths start from."""
     path = Path(path_or_repo)
     if path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
-        return _from_dataset(_split_of(datasets.load_from_disk(str(path)), split), image_folder, streaming, on_bad_row)
+        return _split_of(datasets.load_from_disk(str(path)), split), image_folder
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES)
         if not files:
             raise ValueError(f"path_or_repo={str(path)!r} is a folder without {', '.join(DATA_SUFFIXES)} files.")
-        return _from_files(files, image_folder or path, streaming, on_bad_row)
+        return files, image_folder or path
     if path.is_file():
         if path.suffix not in DATA_SUFFIXES:
             raise ValueError(f"path_or_repo={str(path)!r} is none of {', '.join(DATA_SUFFIXES)}.")
-        return _from_files([path], image_folder or path.parent, streaming, on_bad_row)
+        return [path], image_folder or path.parent
     if path.suffix in DATA_SUFFIXES or path.is_absolute() or str(path_or_repo).startswith("."):
         raise FileNotFoundError(f"path_or_repo={str(path_or_repo)!r}: there is no such file or folder.")
-    loaded = datasets.load_dataset(str(path_or_repo), split=split, streaming=streaming)
-    return _from_dataset(loaded, image_folder, streaming, on_bad_row)
+    return datasets.load_dataset(str(path_or_repo), split=split, streaming=streaming), image_folder
 
 
 def without_decoding(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """The same data set with images as `{"bytes", "path"}`, so that a damaged one can be reported with its row."""
-    return dataset.cast_column("images", List(datasets.Image(decode=False)))
+    for column, feature in (dataset.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, datasets.Image):
+            dataset = dataset.cast_column(column, List(datasets.Image(decode=False)))
+    return dataset
 
 
 def canonical_rows(
@@ -91,10 +125,7 @@ def canonical_rows(
     for index, raw in rows:
         try:
             row = normalize_row(raw, index)
-            row["images"] = [
-                resolve_image_path(image, image_folder, row_name(raw, index)) if isinstance(image, str) else image
-                for image in row["images"]
-            ]
+            row["images"] = resolve_images(row["images"], image_folder, row_name(raw, index))
         except BadRow as error:
             if on_bad_row == "error":
                 raise
@@ -132,11 +163,14 @@ def _from_files(files: list[Path], image_folder: Any, streaming: bool, on_bad_ro
 
 
 def _rows_of_files(files: list[str], stamps: str, image_folder: str, on_bad_row: str) -> Iterator[Row]:
-    raw_rows = itertools.chain.from_iterable(_read_file(Path(file)) for file in files)
-    yield from canonical_rows(enumerate(raw_rows), image_folder, on_bad_row)
+    yield from canonical_rows(enumerate(_rows_in([Path(file) for file in files])), image_folder, on_bad_row)
 
 
-def _read_file(file: Path) -> Iterator[dict[str, Any]]:
+def _rows_in(files: list[Path]) -> Iterator[Any]:
+    return itertools.chain.from_iterable(_read_file(file) for file in files)
+
+
+def _read_file(file: Path) -> Iterator[Any]:
     if file.suffix == ".parquet":
         for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256):
             yield from batch.to_pylist()
@@ -174,12 +208,7 @@ def _from_dataset(
         dataset = dataset.to_iterable_dataset()
     if dataset.features is not None and dataset.features == FEATURES:
         return dataset
-    if dataset.features is not None:
-        for column, feature in dataset.features.items():
-            if isinstance(feature, datasets.Image):
-                dataset = dataset.cast_column(column, datasets.Image(decode=False))
-            elif isinstance(feature, List) and isinstance(feature.feature, datasets.Image):
-                dataset = dataset.cast_column(column, List(datasets.Image(decode=False)))
+    dataset = without_decoding(dataset)
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ def resolve_image_path(path: str, image_folder: str | os.PathLike | None, name: 
     Raises:
         BadRow: A URL, or a path that leaves the folder by `..`, by being absolute, or through a symbolic link.
     """
-    if path.lower().startswith(URL_SCHEMES):
-        raise BadRow(f"{name}: the image {path!r} is a URL, and those are not fetched. Download it and give its path.")
+    _refuse_url(path, name)
+    if "\0" in path:
+        raise BadRow(f"{name}: the image path {path!r} holds a null character. Write the path anew.", "image path")
     if image_folder is None:
         return path
     joined = os.path.join(os.fspath(image_folder), path)
@@ -40,9 +41,25 @@ def resolve_image_path(path: str, image_folder: str | os.PathLike | None, name: 
     if os.path.commonpath([root, os.path.realpath(joined)]) != root:
         raise BadRow(
             f"{name}: the image {path!r} lies outside the image folder {os.fspath(image_folder)!r}. Move it in, or name "
-            "a folder that holds all images with --image_folder."
+            "a folder that holds all images with --image_folder.",
+            kind="image path",
         )
     return joined
+
+
+def resolve_images(images: Sequence[Any], image_folder: str | os.PathLike | None, name: str) -> list[Any]:
+    """The images of a row, with paths joined to their folder (see `resolve_image_path`).
+
+    Raises:
+        BadRow: Also for an entry that is no image at all.
+    """
+    for image in images:
+        if not isinstance(image, str | os.PathLike | Mapping | Image.Image):
+            raise BadRow(f"{name}: an image is {image!r:.100}; it must be a path, or bytes as `datasets` stores them.")
+    return [
+        resolve_image_path(os.fspath(image), image_folder, name) if isinstance(image, str | os.PathLike) else image
+        for image in images
+    ]
 
 
 def open_image(source: ImageSource, name: str, *, decode: bool = True) -> Image.Image:
@@ -67,7 +84,8 @@ def open_image(source: ImageSource, name: str, *, decode: bool = True) -> Image.
         if width * height > MAX_IMAGE_PIXELS:
             raise BadRow(
                 f"{name}: the image {where} has {width} x {height} pixels, more than the {MAX_IMAGE_PIXELS:,} that guard "
-                "against decompression bombs. Scale it down."
+                "against decompression bombs. Scale it down.",
+                kind="image too large",
             )
         if not decode and not _end_is_missing(source):
             return image
@@ -75,14 +93,19 @@ def open_image(source: ImageSource, name: str, *, decode: bool = True) -> Image.
     except BadRow:
         raise
     except FileNotFoundError as error:
-        raise BadRow(f"{name}: there is no image {where}. Check --image_folder and the row's path.") from error
+        raise BadRow(
+            f"{name}: there is no image {where}. Check --image_folder and the row's path.", kind="image missing"
+        ) from error
     except UnidentifiedImageError as error:
-        raise BadRow(f"{name}: {where} is not an image that Pillow can read.") from error
+        raise BadRow(f"{name}: {where} is not an image that Pillow can read.", kind="image unreadable") from error
     except Image.DecompressionBombError as error:
-        raise BadRow(f"{name}: the image {where} is a decompression bomb ({error}). Scale it down.") from error
+        raise BadRow(
+            f"{name}: the image {where} is a decompression bomb ({error}). Scale it down.", kind="image too large"
+        ) from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken data differs by format
         raise BadRow(
-            f"{name}: the image {where} is damaged or truncated ({error}). Replace it, or drop the row."
+            f"{name}: the image {where} is damaged or truncated ({error}). Replace it, or drop the row.",
+            kind="image unreadable",
         ) from error
 
 
@@ -100,11 +123,18 @@ def _file_of(source: ImageSource, name: str) -> Any:
             return io.BytesIO(source["bytes"])
         source = source.get("path") or ""
     path = os.fspath(source)  # type: ignore[arg-type]
-    if path.lower().startswith(URL_SCHEMES):
-        raise BadRow(f"{name}: the image {path!r} is a URL, and those are not fetched. Download it and give its path.")
+    _refuse_url(path, name)
     if Path(path).is_dir():
-        raise BadRow(f"{name}: {path!r} is a folder, not an image.")
+        raise BadRow(f"{name}: {path!r} is a folder, not an image.", kind="image unreadable")
     return path
+
+
+def _refuse_url(path: str, name: str) -> None:
+    if path.lower().startswith(URL_SCHEMES):
+        raise BadRow(
+            f"{name}: the image {path!r:.200} is a URL, and those are not fetched. Download it and give its path.",
+            kind="image path",
+        )
 
 
 def _end_is_missing(source: ImageSource) -> bool:

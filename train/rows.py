@@ -24,8 +24,32 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 Row = dict[str, Any]
 
 
+BAD_ROW_KINDS = {
+    "format": "not a row of either format",
+    "turns": "roles unknown or out of turn",
+    "empty answer": "an answer without text",
+    "image count": "images and places for them differ in number",
+    "image path": "an image path that is not allowed",
+    "image missing": "an image file that is not there",
+    "image unreadable": "an image that cannot be read",
+    "image too large": "an image large enough to be a decompression bomb",
+    "template": "the chat template refuses the conversation",
+    "too long": "the first exchange is longer than max_length",
+    "nothing supervised": "the chat template marks nothing to be learnt",
+}
+
+
 class BadRow(ValueError):
-    """A row that cannot be trained on. The message names the row, the value at fault and the remedy."""
+    """A row that cannot be trained on. The message names the row, the value at fault and the remedy.
+
+    Args:
+        message: All of that.
+        kind: What sort of fault it is: a key of `BAD_ROW_KINDS`.
+    """
+
+    def __init__(self, message: str, kind: str = "format"):
+        super().__init__(message)
+        self.kind = kind
 
 
 def row_name(row: Mapping[str, Any], index: int | None = None) -> str:
@@ -51,6 +75,8 @@ def normalize_row(row: Mapping[str, Any], index: int | None = None) -> Row:
         BadRow: Unknown role, turns that do not alternate, an empty answer, no answer at all, or a number of image
             places that differs from the number of images.
     """
+    if not isinstance(row, Mapping):
+        raise BadRow(f"row {index} is {row!r:.100}; it must be an object with 'conversations' or 'messages'.")
     name = row_name(row, index)
     if row.get("conversations") is not None:
         images, messages = _read_original(row, name)
@@ -63,27 +89,37 @@ def normalize_row(row: Mapping[str, Any], index: int | None = None) -> Row:
     if num_places != len(images):
         raise BadRow(
             f"{name} has {len(images)} image(s) but {num_places} place(s) for one. Write {IMAGE_PLACEHOLDER!r} once per "
-            "image in the human turns ('conversations'), or one {'type': 'image'} block per image ('messages')."
+            "image in the human turns ('conversations'), or one {'type': 'image'} block per image ('messages').",
+            kind="image count",
         )
     row_id = row.get("id")
     return {"id": None if row_id is None else str(row_id), "images": images, "messages": messages}
 
 
 def _read_original(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[dict[str, Any]]]:
-    messages = []
-    for turn in row["conversations"]:
+    messages: list[dict[str, Any]] = []
+    for turn in _turns(row, "conversations", name):
         speaker, value = turn.get("from"), turn.get("value")
         if speaker not in ROLES:
-            raise BadRow(f"{name}: unknown role {speaker!r} in 'from'; known are {sorted(ROLES)}.")
+            raise BadRow(f"{name}: unknown role {speaker!r} in 'from'; known are {sorted(ROLES)}.", kind="turns")
         if not isinstance(value, str):
             raise BadRow(f"{name}: the 'value' of a {speaker!r} turn is {value!r}; it must be a string.")
         if speaker == "gpt" and not messages:
             continue  # ShareGPT rows can open with the assistant; nothing precedes that turn, so nothing is learnt
         content = _blocks_of_human_turn(value) if speaker == "human" else [{"type": "text", "text": value}]
         messages.append({"role": ROLES[speaker], "content": content})
-    image = row.get("image")
-    images = [] if image is None else list(image) if isinstance(image, list | tuple) else [image]
-    return images, messages
+    return _as_list(row.get("image")), messages
+
+
+def _turns(row: Mapping[str, Any], key: str, name: str) -> list[Mapping[str, Any]]:
+    turns = row[key]
+    if not isinstance(turns, list | tuple) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise BadRow(f"{name}: {key!r} is {turns!r:.100}; it must be a list of objects, one a turn.")
+    return list(turns)
+
+
+def _as_list(images: Any) -> list[Any]:
+    return [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
 
 
 def _blocks_of_human_turn(value: str) -> list[dict[str, str]]:
@@ -100,16 +136,17 @@ def _blocks_of_human_turn(value: str) -> list[dict[str, str]]:
 
 
 def _read_messages(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[dict[str, Any]]]:
-    images = row.get("images")
-    if images is None:
-        images = [] if row.get("image") is None else [row["image"]]
-    messages = [{"role": turn.get("role"), "content": _blocks(turn.get("content"), name)} for turn in row["messages"]]
+    images = _as_list(row["images"] if row.get("images") is not None else row.get("image"))
+    turns = _turns(row, "messages", name)
+    messages: list[dict[str, Any]] = [
+        {"role": turn.get("role"), "content": _blocks(turn.get("content"), name)} for turn in turns
+    ]
     has_blocks = any(block["type"] == "image" for message in messages for block in message["content"])
     first_user = next((message for message in messages if message["role"] == "user"), None)
     if images and not has_blocks and first_user is not None:
         # As trl has it: strings say nothing of the place, so the images stand before the first question
         first_user["content"] = [{"type": "image"} for _ in images] + first_user["content"]
-    return list(images), messages
+    return images, messages
 
 
 def _blocks(content: Any, name: str) -> list[dict[str, str]]:
@@ -119,6 +156,8 @@ def _blocks(content: Any, name: str) -> list[dict[str, str]]:
         raise BadRow(f"{name}: a 'content' is {content!r}; it must be a string or a list of blocks.")
     blocks = []
     for block in content:
+        if not isinstance(block, Mapping):
+            raise BadRow(f"{name}: a block of a 'content' is {block!r:.100}; it must be an object with a 'type'.")
         if block.get("type") == "image":
             blocks.append({"type": "image"})
         elif block.get("type") == "text" and isinstance(block.get("text"), str):
@@ -138,22 +177,31 @@ def _check_turns(messages: list[dict[str, Any]], name: str) -> None:
             continue
         if role not in ("user", "assistant"):
             raise BadRow(
-                f"{name}: unknown role {role!r} in turn {position}; known are 'system' (first), 'user', 'assistant'."
+                f"{name}: unknown role {role!r} in turn {position}; known are 'system' (first), 'user', 'assistant'.",
+                kind="turns",
             )
         if role != expected:
             raise BadRow(
                 f"{name}: turn {position} is the {role}'s where the {expected}'s was due (two {role} turns in a row, or a "
-                f"row that opens with the {role}). Join or drop one of them."
+                f"row that opens with the {role}). Join or drop one of them.",
+                kind="turns",
             )
         text = "".join(block["text"] for block in message["content"] if block["type"] == "text")
         if role == "assistant" and not text.strip():
-            raise BadRow(f"{name}: the answer in turn {position} is empty ({text!r}). Write it, or drop the row.")
+            raise BadRow(
+                f"{name}: the answer in turn {position} is empty ({text!r}). Write it, or drop the row.",
+                kind="empty answer",
+            )
         if role == "assistant" and any(block["type"] == "image" for block in message["content"]):
-            raise BadRow(f"{name}: turn {position} is an answer with an image in it. Move the image to a user turn.")
+            raise BadRow(
+                f"{name}: turn {position} is an answer with an image in it. Move the image to a user turn.",
+                kind="image count",
+            )
         expected = "assistant" if role == "user" else "user"
     if expected == "assistant" or not messages:
         raise BadRow(
-            f"{name}: the last turn has no answer, so there is nothing to learn from. Add it, or drop the turn."
+            f"{name}: the last turn has no answer, so there is nothing to learn from. Add it, or drop the turn.",
+            kind="turns",
         )
     if all(message["role"] == "system" for message in messages):
-        raise BadRow(f"{name} has no question and no answer.")
+        raise BadRow(f"{name} has no question and no answer.", kind="turns")

@@ -1,6 +1,7 @@
 """One look at every row before training: what can be used, how long it is, how much of it is supervised."""
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,8 +9,82 @@ from datasets import Dataset
 
 from .collator import IGNORE_INDEX, LlavaCollator
 from .conversations import report_skipped, without_decoding
-from .images import open_image
-from .rows import BadRow, normalize_row, row_name
+from .images import open_image, resolve_images
+from .rows import BadRow, Row, normalize_row, row_name
+
+
+@dataclass
+class RowCheck:
+    """What one row is found to be.
+
+    Args:
+        problem: Why it cannot be used, or `None`.
+        kind: The kind of that problem, a key of `BAD_ROW_KINDS`.
+        length: Tokens after truncation, image tokens included; 0 for an unusable row.
+        full_length: Tokens before truncation; 0 where that could not be counted.
+        supervised: Supervised tokens after truncation; 0 for an unusable row.
+        num_images: Images left after truncation.
+        row: The normalised row; `None` where it could not be read as one.
+        image_faults: For each image of the row the kind of its problem, or `None`.
+    """
+
+    problem: str | None = None
+    kind: str | None = None
+    length: int = 0
+    full_length: int = 0
+    supervised: int = 0
+    num_images: int = 0
+    row: Row | None = None
+    image_faults: list[str | None] = field(default_factory=list)
+
+
+def check_row(
+    raw: Any,
+    index: int,
+    collator: LlavaCollator,
+    *,
+    image_folder: str | os.PathLike | None = None,
+    decode_images: bool = False,
+) -> RowCheck:
+    """Read one row as training will, but for the pixels.
+
+    Args:
+        raw: A row of either format, or whatever stands in its place.
+        index: Its position in the data.
+        collator: The one that training will use; its `max_length` decides what is truncated or too long.
+        image_folder: Where image paths start, when they have not been joined to their folder yet.
+        decode_images: Read each image whole. Without it only headers and ends of files are read.
+
+    Returns:
+        The findings. All images are looked at, also those of a row that is unusable for another reason.
+    """
+    found = RowCheck()
+    problems: list[BadRow] = []
+    length = supervised = 0
+    try:
+        row = found.row = normalize_row(raw, index)
+        row["images"] = resolve_images(row["images"], image_folder, row_name(raw, index))
+        for image in row["images"]:
+            try:
+                open_image(image, row_name(raw, index), decode=decode_images)
+                found.image_faults.append(None)
+            except BadRow as error:
+                problems.append(error)
+                found.image_faults.append(error.kind)
+        ids, labels, found.num_images = dataclasses.replace(collator, max_length=None).encode(row)
+        found.full_length = len(ids)
+        if collator.max_length is not None and found.full_length > collator.max_length:
+            ids, labels, found.num_images = collator.encode(row)
+        length, supervised = len(ids), int((labels != IGNORE_INDEX).sum())
+    except BadRow as error:
+        problems.append(error)
+    if problems:
+        message = str(problems[0])
+        found.problem = message if message.startswith("row ") else f"row {index}, {message}"
+        found.kind = problems[0].kind
+    else:
+        found.length, found.supervised = length, supervised
+    return found
 
 
 @dataclass
@@ -62,26 +137,13 @@ def screen_rows(
     Returns:
         The findings, row by row.
     """
-    whole = dataclasses.replace(collator, max_length=None)
 
     def check(raw: dict[str, Any], index: int) -> dict[str, Any]:
-        found: dict[str, Any] = {"problem": None, "length": 0, "full_length": 0, "supervised": 0, "num_images": 0}
-        try:
-            row = normalize_row(raw, index)
-            ids, _, found["num_images"] = whole.encode(row)
-            found["full_length"] = len(ids)
-            ids, labels, found["num_images"] = collator.encode(row)
-            for image in row["images"]:
-                open_image(image, row_name(raw, index), decode=decode_images)
-            found["length"] = len(ids)
-            found["supervised"] = int((labels != IGNORE_INDEX).sum())
-        except BadRow as error:
-            message = str(error)
-            found["problem"] = message if message.startswith("row ") else f"row {index}, {message}"
-        return found
+        found = check_row(raw, index, collator, decode_images=decode_images)
+        return {column: getattr(found, column) for column in columns}
 
-    if "images" in dataset.column_names:
-        dataset = without_decoding(dataset)
+    columns = ("problem", "length", "full_length", "supervised", "num_images")
+    dataset = without_decoding(dataset)
     table = dataset.map(
         check,
         with_indices=True,
