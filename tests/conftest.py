@@ -1,14 +1,30 @@
 """What every test shares: no network, no trace outside temporary folders, and the data beside the repository."""
 
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRATCH = Path(tempfile.mkdtemp(prefix="llavakit-tests-"))
+
+WITHOUT_LLAVAKIT = """
+import sys
+
+
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "llavakit":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Absent)
+"""
 
 # Set before any test module imports torch or huggingface_hub: both read these once, when they are imported. Processes
 # that a test starts inherit them. More threads than two make models of this size no faster, and many make them slow.
@@ -38,3 +54,107 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("development data is absent: ../shared/data, or the folder that LLAVAKIT_SHARED_DATA names")
     return folder
+
+
+@pytest.fixture
+def environment_without_llavakit(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process that finds every installed package except llavakit.
+
+    Python runs a `sitecustomize` module at its start, and so does every process that one starts in turn.
+    """
+    folder = tmp_path / "without_llavakit"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WITHOUT_LLAVAKIT)
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def code_block() -> Callable[[str, str], str]:
+    """Reads a block of code off a page of docs/, by the words after its opening fence: ``("hub.md", "python push")``.
+
+    A test that runs what a page says keeps the page true.
+    """
+
+    def read(page: str, opening: str) -> str:
+        text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+        blocks = re.findall(rf"^```{re.escape(opening)}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        assert len(blocks) == 1, f"docs/{page} has {len(blocks)} blocks that open with ```{opening}"
+        return blocks[0]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Paths of a CLIP vision tower (28 pixels, 4 grid tokens) and of a Llama with a byte-level BPE tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+        set_seed,
+    )
+
+    folder = tmp_path_factory.mktemp("backbones")
+    set_seed(0)
+    vision = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=28,
+            patch_size=14,
+            attention_dropout=0.5,  # visible if the frozen tower were ever left in training mode
+        )
+    )
+    vision.save_pretrained(folder / "vision")
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    image_processor.save_pretrained(folder / "vision")
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    words = "what is in the picture a red green blue cat dog house on left of right there are two three say it again"
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    backend.train_from_iterator([words] * 50, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )
+    tokenizer.save_pretrained(folder / "language")
+    language = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=48,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    language.save_pretrained(folder / "language")
+    return str(folder / "vision"), str(folder / "language")
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tiny_backbones: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a LLaVA checkpoint of the tiny backbones, as `llavakit init` writes it."""
+    from transformers import set_seed
+
+    from llavakit.train.initialize import build_llava, save_llava
+
+    set_seed(0)
+    folder = tmp_path_factory.mktemp("llava")
+    save_llava(*build_llava(*tiny_backbones, chat_template="vicuna_v1"), folder)
+    return str(folder)

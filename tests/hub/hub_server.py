@@ -233,6 +233,11 @@ def whoami(request: _Handler) -> None:
     request.send({"name": USER, "type": "user", "orgs": [], "auth": {"type": "access_token"}})
 
 
+def agent_harnesses(request: _Handler) -> None:
+    """The client asks which programs drive it, to name them in its user agent. None, here."""
+    request.send({"standardEnvVars": [], "harnesses": {}})
+
+
 def validate_yaml(request: _Handler) -> None:
     content = json.loads(request.body)["content"]
     missing = not re.match(r"---\n.*?\n---\n", content, re.DOTALL)
@@ -339,6 +344,7 @@ def resolve(request: _Handler, kind: str, repo: str, revision: str, path: str) -
 
 ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", r"^/api/whoami-v2$", whoami),
+    ("GET", r"^/api/agent-harnesses$", agent_harnesses),
     ("POST", r"^/api/validate-yaml$", validate_yaml),
     ("POST", r"^/api/repos/create$", create_repository),
     ("POST", rf"{API}/preupload/(?P<revision>[^/]+)$", preupload),

@@ -1,0 +1,193 @@
+"""A checkpoint goes to the Hub and comes back, by the commands of docs/hub.md.
+
+The Hub is the small server of `hub_server.py`; each step is a process of its own with an empty cache, so that what is
+loaded has come over the wire. Where the page loads without llavakit, the process cannot import it.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from .hub_server import HubServer, Repository
+
+REPO = "you/my-llava"
+
+# Runs after a block of the page and writes what its `model` and `processor` make of one question about one picture.
+ANSWER = """
+import sys, torch
+
+question = [{"type": "image", "path": "photo.jpg"}, {"type": "text", "text": "What is in the picture?"}]
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+model.eval()
+with torch.no_grad():
+    output = model(**inputs)
+found = {name: output[name] for name in ("logits", "last_hidden_state") if name in output}
+torch.save({**inputs, **found, "answer": globals().get("answer")}, sys.argv[1])
+"""
+WITHOUT = """
+try:
+    import llavakit
+except ImportError:
+    pass
+else:
+    raise SystemExit("llavakit can be imported; this test would show nothing")
+"""
+
+Result = dict[str, Any]
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    with HubServer(tmp_path_factory.mktemp("hub") / "server") as server:
+        yield server
+        assert server.unknown_requests == []
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder the commands run in, with the photograph that the page names."""
+    folder = tmp_path_factory.mktemp("desk")
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.jpg")
+    return folder
+
+
+@pytest.fixture
+def run(hub: HubServer, desk: Path, tmp_path: Path, environment_without_llavakit: dict[str, str]) -> Run:
+    """Runs Python text in a process of its own with an empty cache; returns what it wrote to `sys.argv[1]`."""
+
+    def run(code: str, *, with_llavakit: bool) -> Result:
+        environment = dict(os.environ) if with_llavakit else environment_without_llavakit
+        environment = {**environment, **hub.environment(), "HF_HOME": str(tmp_path / "empty_cache")}
+        code = code if with_llavakit else WITHOUT + code
+        result = tmp_path / "result.pt"
+        command = [sys.executable, "-c", code, str(result)]
+        done = subprocess.run(command, cwd=desk, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return torch.load(result) if result.exists() else {}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_llava: str, desk: Path) -> Result:
+    """What the checkpoint makes of the question before it is pushed, from the folder it was written to."""
+    result = desk / "reference.pt"
+    code = f"""
+from llavakit import LlavaForConditionalGeneration, LlavaProcessor
+model = LlavaForConditionalGeneration.from_pretrained({tiny_llava!r})
+processor = LlavaProcessor.from_pretrained({tiny_llava!r})
+{ANSWER}
+with torch.no_grad():
+    last_hidden_state = model.model(**inputs).last_hidden_state
+output = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+answer = processor.decode(output, skip_special_tokens=True)
+torch.save({{**torch.load(sys.argv[1]), "last_hidden_state": last_hidden_state, "answer": answer}}, sys.argv[1])
+"""
+    subprocess.run([sys.executable, "-c", code, str(result)], cwd=desk, check=True, timeout=300)
+    return torch.load(result)
+
+
+@pytest.fixture
+def pushed(hub: HubServer, run: Run, tiny_llava: str, code_block: Callable[[str, str], str]) -> Repository:
+    """The repository after the page's push; the first test to ask pushes."""
+    repository = hub.repository("models", REPO)
+    if not repository.folder.exists():
+        run(code_block("hub.md", "python push").replace("runs/instruct", tiny_llava), with_llavakit=True)
+    return repository
+
+
+def assert_same(loaded: Result, reference: Result, *names: str) -> None:
+    for name in ("input_ids", "attention_mask", "pixel_values", *names):
+        assert torch.equal(loaded[name], reference[name]), name
+
+
+def load(auto_class: str, flag: str) -> str:
+    return f"""
+from transformers import {auto_class}, AutoProcessor
+processor = AutoProcessor.from_pretrained({REPO!r}{flag})
+model = {auto_class}.from_pretrained({REPO!r}{flag})
+"""
+
+
+def test_push_writes_everything_that_loading_needs(pushed: Repository, tiny_llava: str) -> None:
+    files = {file.name for file in pushed.files(pushed.resolve("main")).iterdir()}
+    assert {file.name for file in Path(tiny_llava).iterdir()} <= files
+    assert {"config.json", "model.safetensors", "generation_config.json", "chat_template.jinja", "README.md"} <= files
+    assert {"modeling_llava.py", "processing_llava.py", "processor_config.json"} <= files
+
+
+def test_push_sends_the_model_card(pushed: Repository, tiny_llava: str) -> None:
+    card = (pushed.files(pushed.resolve("main")) / "README.md").read_text()
+    assert card == (Path(tiny_llava) / "README.md").read_text(), "the card of the checkpoint, not an empty form"
+    for word in ("stage", "backbone", "trust_remote_code"):
+        assert word in card.lower()
+
+
+def test_upload_of_the_folder(
+    hub: HubServer,
+    run: Run,
+    tiny_llava: str,
+    reference: Result,
+    code_block: Callable[[str, str], str],
+) -> None:
+    command = code_block("hub.md", "bash").strip().replace("runs/instruct", tiny_llava).replace(REPO, "you/by-folder")
+    program = Path(sys.executable).with_name("hf")
+    environment = {**os.environ, **hub.environment()}
+    done = subprocess.run(
+        [program, *command.split()[1:]], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    code = load("AutoModelForImageTextToText", ", trust_remote_code=True").replace(REPO, "you/by-folder")
+    assert_same(run(code + ANSWER, with_llavakit=False), reference, "logits")
+
+
+def test_load_without_llavakit(
+    pushed: Repository, run: Run, reference: Result, code_block: Callable[[str, str], str]
+) -> None:
+    loaded = run(code_block("hub.md", "python load") + ANSWER, with_llavakit=False)
+    assert_same(loaded, reference, "logits")
+    assert loaded["answer"] == reference["answer"]
+
+
+def test_auto_model_and_auto_config_without_llavakit(pushed: Repository, run: Run, reference: Result) -> None:
+    config = f"""
+from transformers import AutoConfig
+config = AutoConfig.from_pretrained({REPO!r}, trust_remote_code=True)
+assert (config.model_type, config.num_image_tokens, config.projector_type) == ("llavakit", 4, "linear"), config
+"""
+    loaded = run(config + load("AutoModel", ", trust_remote_code=True") + ANSWER, with_llavakit=False)
+    assert_same(loaded, reference, "last_hidden_state")
+
+
+def test_pipeline_without_llavakit(
+    pushed: Repository, run: Run, reference: Result, code_block: Callable[[str, str], str]
+) -> None:
+    parts = "\nmodel, processor = talk.model, talk.processor\n"
+    loaded = run(code_block("hub.md", "python pipeline") + parts + ANSWER, with_llavakit=False)
+    assert_same(loaded, reference, "logits")
+    assert loaded["answer"] == reference["answer"]
+
+
+def test_load_with_llavakit_needs_no_flag(
+    pushed: Repository, run: Run, reference: Result, code_block: Callable[[str, str], str]
+) -> None:
+    installed = '\nassert type(model).__module__.startswith("llavakit."), type(model)\n'
+    loaded = run(code_block("hub.md", "python known") + installed + ANSWER, with_llavakit=True)
+    assert_same(loaded, reference, "logits")
+
+
+def test_load_without_flag_or_llavakit_is_refused(pushed: Repository, run: Run) -> None:
+    with pytest.raises(AssertionError, match="trust_remote_code"):
+        run(load("AutoModelForImageTextToText", ""), with_llavakit=False)
