@@ -5,9 +5,11 @@ is a matter of accelerate's flags alone.
 """
 
 import argparse
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, ScriptArguments, TrlParser
 
 from llavakit.train.sft_config import LlavaSFTConfig
@@ -77,7 +79,7 @@ def main(script_args: LlavaScriptArguments, training_args: LlavaSFTConfig, model
         peft_config=get_peft_config(model_args),
         dataset_name=script_args.dataset_name,
     )
-    trainer.train(resume_from_checkpoint=_resume(training_args.resume_from_checkpoint))
+    trainer.train(resume_from_checkpoint=_resume(training_args.resume_from_checkpoint, training_args.output_dir))
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"Saved to {training_args.output_dir}.")
     if training_args.push_to_hub:
@@ -86,9 +88,14 @@ def main(script_args: LlavaScriptArguments, training_args: LlavaSFTConfig, model
         trainer.end()
 
 
-def _resume(value: str | None) -> str | bool | None:
-    """`--resume_from_checkpoint true` means the newest checkpoint of the output folder."""
-    return {"true": True, "false": None}.get(str(value).lower(), value)
+def _resume(value: str | None, output_dir: str) -> str | None:
+    """`--resume_from_checkpoint true`: the newest checkpoint of the output folder, or the start if there is none.
+
+    So a job that may be killed at any time is started again by the same command each time.
+    """
+    if str(value).lower() == "true":
+        return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
+    return None if str(value).lower() == "false" else value
 
 
 def _run(argv: list[str] | None = None) -> None:

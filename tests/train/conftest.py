@@ -63,6 +63,7 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=1024,
+            attention_dropout=0.1,  # visible if a resumed run drew other random numbers
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
