@@ -92,8 +92,12 @@ class LlavaCollator:
             batch["pixel_values"] = self.processor.process_images(images)
         return batch
 
-    def encode(self, row: Row) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def encode(self, row: Row, name: str | None = None) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Tokenize one normalised row.
+
+        Args:
+            row: As `normalize_row` returns it.
+            name: What to call it in an error. Default: by its id.
 
         Returns:
             Token ids and labels, each of shape (length,), with image tokens in their places; and how many of the row's
@@ -103,19 +107,20 @@ class LlavaCollator:
             BadRow: No token is supervised, the first exchange alone is longer than `max_length`, or the chat template
                 refuses the conversation.
         """
+        name = name or row_name(row)
         try:
             encoded = self.processor.encode_conversation(
                 row["messages"], max_length=self.max_length, chat_template=self.chat_template
             )
         except RowTooLong as error:
-            raise BadRow(f"{row_name(row)}: {error}", kind="too long") from error
+            raise BadRow(f"{name}: {error}", kind="too long") from error
         except ValueError as error:
-            raise BadRow(f"{row_name(row)}: {error}", kind="template") from error
+            raise BadRow(f"{name}: {error}", kind="template") from error
         ids = torch.as_tensor(encoded.input_ids)
         supervised = torch.as_tensor(encoded.assistant_mask, dtype=torch.bool)
         if not supervised.any():
             raise BadRow(
-                f"{row_name(row)} has no supervised token: the chat template puts none of its answers between "
+                f"{name} has no supervised token: the chat template puts none of its answers between "
                 "{% generation %} and {% endgeneration %}. Choose a shipped template.",
                 kind="nothing supervised",
             )

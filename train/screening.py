@@ -63,25 +63,24 @@ def check_row(
     length = supervised = 0
     try:
         row = found.row = normalize_row(raw, index)
-        row["images"] = resolve_images(row["images"], image_folder, row_name(raw, index))
+        name = row_name(raw, index)
+        row["images"] = resolve_images(row["images"], image_folder, name)
         for image in row["images"]:
             try:
-                open_image(image, row_name(raw, index), decode=decode_images)
+                open_image(image, name, decode=decode_images)
                 found.image_faults.append(None)
             except BadRow as error:
                 problems.append(error)
                 found.image_faults.append(error.kind)
-        ids, labels, found.num_images = dataclasses.replace(collator, max_length=None).encode(row)
+        ids, labels, found.num_images = dataclasses.replace(collator, max_length=None).encode(row, name)
         found.full_length = len(ids)
         if collator.max_length is not None and found.full_length > collator.max_length:
-            ids, labels, found.num_images = collator.encode(row)
+            ids, labels, found.num_images = collator.encode(row, name)
         length, supervised = len(ids), int((labels != IGNORE_INDEX).sum())
     except BadRow as error:
         problems.append(error)
     if problems:
-        message = str(problems[0])
-        found.problem = message if message.startswith("row ") else f"row {index}, {message}"
-        found.kind = problems[0].kind
+        found.problem, found.kind = str(problems[0]), problems[0].kind
     else:
         found.length, found.supervised = length, supervised
     return found
