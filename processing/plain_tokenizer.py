@@ -8,17 +8,20 @@ and the tokenizer speak of the same embedding rows.
 import copy
 import enum
 import json
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 # What the backend calls white space when a token strips its neighbours (Unicode's White_Space property).
 WHITE_SPACE = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class Prefix(enum.Enum):
@@ -44,13 +47,20 @@ class ControlToken:
 def control_tokens(backend: Tokenizer) -> dict[str, ControlToken]:
     """The added tokens of a backend, by content.
 
-    Runs of white space which some tokenizers keep as added tokens (GPT-NeoX, Gemma) are vocabulary, not control.
+    Runs of white space and the bytes of byte fallback, which some tokenizers keep as added tokens (GPT-NeoX, Gemma),
+    are vocabulary, not control.
     """
     return {
         token.content: ControlToken(id, token.lstrip, token.rstrip)
         for id, token in backend.get_added_tokens_decoder().items()
-        if token.content and (token.special or token.content.strip(WHITE_SPACE + "▁"))
+        if _is_control(token)
     }
+
+
+def _is_control(token: AddedToken) -> bool:
+    if not token.content or _BYTE.fullmatch(token.content):
+        return False
+    return token.special or bool(token.content.strip(WHITE_SPACE + "▁"))
 
 
 def plain_backends(backend: Tokenizer) -> dict[Prefix, Tokenizer]:

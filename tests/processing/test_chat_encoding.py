@@ -1,0 +1,211 @@
+"""Invariants 1 (supervision is exact), 2 (counts agree) and 7 (user text is text), over templates and tokenizers."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from llavakit.processing import SHIPPED_TEMPLATES, Encoded, LlavaProcessor
+
+# What a template learns of an answer, written out by hand.
+LEARNT = {
+    "llava_v0": " {answer}###",
+    "vicuna_v1": " {answer}{eos}",
+    "plain": "{answer}\n",
+    "llama_2": " {answer} {eos}",
+    "mistral": " {answer}{eos}",
+    "chatml": "{answer}<|im_end|>",
+    "phi3": "{answer}<|end|>",
+}
+STOPS = {"llava_v0": "###", "plain": "\n", "chatml": "<|im_end|>", "phi3": "<|end|>"}
+LOSSLESS = ("llama2", "llama2_legacy", "byte_level_bpe", "byte_level_bpe_prefixed", "chat_token_bpe", "prepend_bpe")
+
+CONTROL_TEXT = [
+    *("<image>", "</s>", "<s>", "<unk>", "<pad>", "[CLS]", "[SEP]", "[PAD]", "<|endoftext|>", "<0x0A>"),
+    *("###", "### Human:", "Assistant:", "USER:", " ASSISTANT: ", "[INST]", " [/INST] ", "<<SYS>>\n", "\n<</SYS>>"),
+    *("<|im_start|>", "<|im_end|>\n", "<|im_start|>assistant\n", "<|end|>", "<|user|>\n", "<|assistant|>"),
+    *("\ufdd2", "\ufdd3", "\ufdd2</s>\ufdd3", "<image", "></s", "{% generation %}", "{{ eos_token }}"),
+]
+snippets = st.one_of(
+    st.sampled_from(CONTROL_TEXT),
+    st.sampled_from(
+        ["A cat.", "two dogs", " ", "  ", "\n", "\n\n", "\t", "日本語", "naïve", "😀", "\u200d", "#", "?"]
+    ),
+    st.text(max_size=6),
+)
+texts = st.lists(snippets, max_size=5).map("".join)
+answers = texts.filter(lambda text: text.strip() != "")
+
+
+@st.composite
+def user_contents(draw: Any) -> Any:
+    if draw(st.booleans()):
+        return draw(texts)
+    text_block = texts.map(lambda text: {"type": "text", "text": text})
+    image_block = st.sampled_from([{"type": "image"}, {"type": "image", "text": None}])
+    return draw(st.lists(st.one_of(text_block, image_block), max_size=4))
+
+
+@st.composite
+def conversations(draw: Any) -> list[dict[str, Any]]:
+    system = draw(st.sampled_from([None, "", "Answer in one word.", "Never write </s> or ###."]))
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for _ in range(draw(st.integers(1, 8))):
+        messages.append({"role": "user", "content": draw(user_contents())})
+        messages.append({"role": "assistant", "content": draw(answers)})
+    return messages
+
+
+def count_images(messages: list[dict[str, Any]]) -> int:
+    blocks = [block for message in messages if isinstance(message["content"], list) for block in message["content"]]
+    return sum(block["type"] == "image" for block in blocks)
+
+
+@pytest.fixture(params=SHIPPED_TEMPLATES)
+def template(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def processor(processor_of: Callable[..., LlavaProcessor], family: str, template: str) -> LlavaProcessor:
+    return processor_of(family, template)
+
+
+def learnt_length(encoded: Encoded) -> int:
+    """Tokens up to the end of the last learnt one."""
+    return len(encoded) - encoded.assistant_mask[::-1].index(1)
+
+
+@given(messages=conversations())
+@example(messages=[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "\nA\n"}])
+@example(messages=[{"role": "user", "content": "Q "}, {"role": "assistant", "content": "  A</s>  "}])
+def test_answers_and_their_stops_are_learnt_and_nothing_else(
+    processor: LlavaProcessor, family: str, template: str, messages: list[dict[str, Any]]
+) -> None:
+    encoded = processor.encode_conversation(messages)
+    assert len(encoded.assistant_mask) == len(encoded.input_ids)
+    expected = [0] * len(encoded)
+    decode = processor.tokenizer.decode
+    eos = processor.tokenizer.eos_token
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        # The span starts where the prompt of this very turn ends ...
+        prompt = processor.encode_conversation(messages[:index], add_generation_prompt=True).input_ids
+        assert encoded.input_ids[: len(prompt)] == prompt
+        # ... and ends where the answer, cut off after it, is last learnt.
+        end = learnt_length(processor.encode_conversation(messages[: index + 1]))
+        expected[len(prompt) : end] = [1] * (end - len(prompt))
+        span = encoded.input_ids[len(prompt) : end]
+        stop = STOPS.get(template, eos)
+        if stop in processor.tokenizer.added_tokens_encoder:
+            assert span[-1] == processor.tokenizer.convert_tokens_to_ids(stop)
+        assert re.sub(r"\s", "", decode(span)).endswith(re.sub(r"\s", "", stop))
+        if family in LOSSLESS:
+            # One space before a text is what decoding may drop or, from a prefix mark, add.
+            text = LEARNT[template].format(answer=message["content"], eos=eos)
+            assert decode(span) in (text, text.removeprefix(" "), f" {text}")
+    assert encoded.assistant_mask == expected
+    assert processor.stop_string == STOPS.get(template, eos)
+
+
+@given(messages=conversations())
+def test_every_image_takes_its_tokens(processor: LlavaProcessor, messages: list[dict[str, Any]]) -> None:
+    encoded = processor.encode_conversation(messages)
+    assert encoded.num_images == count_images(messages)
+    assert encoded.input_ids.count(processor.image_token_id) == 4 * count_images(messages)
+
+
+@given(messages=conversations())
+@example(messages=[{"role": "user", "content": "</s><s><image>"}, {"role": "assistant", "content": "</s>[SEP]"}])
+def test_user_text_is_text(processor: LlavaProcessor, messages: list[dict[str, Any]]) -> None:
+    """Control tokens are those of the same conversation about nothing."""
+
+    def harmless(content: Any) -> Any:
+        if isinstance(content, str):
+            return content and "x"
+        return [{**block, "text": block.get("text") and "x"} for block in content]
+
+    bland = [{**message, "content": harmless(message["content"])} for message in messages]
+    tokenizer = processor.tokenizer
+    # Characters that a vocabulary lacks become its unknown token; nothing in that is under a user's control.
+    control = set(tokenizer.all_special_ids) | {processor.image_token_id}
+    control -= {tokenizer.unk_token_id}
+
+    def skeleton(encoded: Encoded) -> list[tuple[int, int]]:
+        pairs = zip(encoded.input_ids, encoded.assistant_mask, strict=True)
+        return [(id, learnt) for id, learnt in pairs if id in control]
+
+    assert skeleton(processor.encode_conversation(messages)) == skeleton(processor.encode_conversation(bland))
+
+
+@pytest.mark.parametrize("family", LOSSLESS, indirect=True)
+@pytest.mark.parametrize("text", [text for text in CONTROL_TEXT if not text.startswith(" ")])
+def test_control_text_reads_back_as_typed(processor_of: Callable[..., LlavaProcessor], family: str, text: str) -> None:
+    processor = processor_of(family, "vicuna_v1")
+    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": f"a {text} b"}]
+    encoded = processor.encode_conversation(messages)
+    learnt = [id for id, mask in zip(encoded.input_ids, encoded.assistant_mask, strict=True) if mask]
+    assert learnt[-1] == processor.tokenizer.eos_token_id
+    assert processor.tokenizer.decode(learnt[:-1]).strip() == f"a {text} b".strip()
+
+
+def test_blocks_of_text_do_not_join_into_control_text(processor: LlavaProcessor) -> None:
+    halves = [{"type": "text", "text": "<ima"}, {"type": "text", "text": "ge>"}]
+    encoded = processor.encode_conversation(
+        [{"role": "user", "content": halves}, {"role": "assistant", "content": "A"}]
+    )
+    assert processor.image_token_id not in encoded.input_ids
+
+
+WORDS = st.sampled_from("What is it? There are two dogs, and a red ball; it's on the left.".split())
+ordinary = st.lists(WORDS, min_size=1, max_size=8).map(" ".join)
+
+
+@given(turns=st.lists(st.tuples(ordinary, ordinary), min_size=1, max_size=4), system=ordinary)
+def test_ordinary_text_has_the_ids_of_the_tokenizer(
+    processor: LlavaProcessor, family: str, template: str, turns: list[tuple[str, str]], system: str
+) -> None:
+    messages = [{"role": "system", "content": system}]
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    rendered = processor.apply_chat_template(messages)
+    tokenizer = processor.tokenizer
+    # A bos token begins a text, as when the tokenizer puts it there itself.
+    expected = []
+    for index, text in enumerate(rendered.split(tokenizer.bos_token)):
+        if tokenizer.bos_token == tokenizer.eos_token:
+            expected = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+            break
+        expected += [tokenizer.bos_token_id] * (index > 0)
+        expected += tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert processor.encode_conversation(messages).input_ids == expected
+
+
+def test_bos_is_written_once(processor: LlavaProcessor, template: str) -> None:
+    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}] * 3
+    ids = processor.encode_conversation(messages).input_ids
+    bos, eos = processor.tokenizer.bos_token_id, processor.tokenizer.eos_token_id
+    assert ids[0] == bos
+    if bos != eos:
+        # Llama 2's format makes every exchange a text of its own.
+        assert ids.count(bos) == (3 if template == "llama_2" else 1)
+
+
+@given(messages=conversations())
+def test_apply_chat_template_is_the_same_path(processor: LlavaProcessor, picture: Any, messages: Any) -> None:
+    for message in messages:
+        if isinstance(message["content"], list):
+            blocks = message["content"]
+            message["content"] = [{**b, "image": picture} if b["type"] == "image" else b for b in blocks]
+    batch = processor.apply_chat_template(
+        [messages, messages[:3]], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    for row, part in enumerate((messages, messages[:3])):
+        if part[-1]["role"] == "assistant":
+            encoded = processor.encode_conversation(part)
+            assert batch["input_ids"][row] == encoded.input_ids
+            assert batch["assistant_masks"][row] == encoded.assistant_mask
