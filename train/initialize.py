@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer
@@ -18,9 +18,9 @@ def build_llava(
     *,
     projector_type: str = "linear",
     chat_template: str | None = "vicuna_v1",
-    image_aspect_ratio: str = "crop",
+    image_aspect_ratio: Literal["crop", "pad"] = "crop",
     vision_feature_layer: int | list[int] = -2,
-    vision_feature_select_strategy: str = "default",
+    vision_feature_select_strategy: Literal["default", "full"] = "default",
     dtype: torch.dtype | str | None = None,
     trust_remote_code: bool = False,
     **config_kwargs: Any,
@@ -63,7 +63,7 @@ def build_llava(
         patch_size=model.config.vision_config.patch_size,
         vision_feature_select_strategy=vision_feature_select_strategy,
         chat_template=chat_template,
-        num_additional_image_tokens=model.config.num_additional_image_tokens,
+        num_additional_image_tokens=model.config.num_additional_image_tokens or 0,
         image_aspect_ratio=image_aspect_ratio,
     )
     return model, processor

@@ -31,7 +31,7 @@ class LlavaScriptArguments(ScriptArguments):
 
 def make_parser(prog: str | None = None) -> TrlParser:
     """The parser of `llavakit sft`: every flag of `trl sft` but its data set mixtures, and ours."""
-    return TrlParser((LlavaScriptArguments, LlavaSFTConfig, ModelConfig), prog=prog)
+    return TrlParser((LlavaScriptArguments, LlavaSFTConfig, ModelConfig), prog=prog)  # type: ignore[arg-type]
 
 
 def main(script_args: LlavaScriptArguments, training_args: LlavaSFTConfig, model_args: ModelConfig) -> None:
@@ -57,14 +57,16 @@ def main(script_args: LlavaScriptArguments, training_args: LlavaSFTConfig, model
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
-        **(training_args.model_init_kwargs or {}),
+        **dict(training_args.model_init_kwargs or {}),  # type: ignore[arg-type]
     }
     if (quantization_config := get_quantization_config(model_args)) is not None:
         training_args.model_init_kwargs["quantization_config"] = quantization_config
 
+    data = script_args.dataset_name
+
     def load(split: str) -> Any:
         return load_conversations(
-            script_args.dataset_name,
+            data,
             script_args.image_folder,
             script_args.dataset_streaming,
             split=split,
@@ -88,13 +90,13 @@ def main(script_args: LlavaScriptArguments, training_args: LlavaSFTConfig, model
         trainer.end()
 
 
-def _resume(value: str | None, output_dir: str) -> str | None:
+def _resume(value: str | None, output_dir: str | None) -> str | None:
     """`--resume_from_checkpoint true`: the newest checkpoint of the output folder, or the start if there is none.
 
     So a job that may be killed at any time is started again by the same command each time.
     """
     if str(value).lower() == "true":
-        return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
+        return get_last_checkpoint(output_dir) if output_dir and os.path.isdir(output_dir) else None
     return None if str(value).lower() == "false" else value
 
 

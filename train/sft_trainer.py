@@ -61,6 +61,11 @@ class LlavaSFTTrainer(SFTTrainer):
         SaveFailed: During `train()`: a checkpoint could not be written; earlier ones are intact.
     """
 
+    args: LlavaSFTConfig
+    # Looser than transformers declares them: neither is ever None here
+    model: Any
+    _signature_columns: Any
+
     def __init__(
         self,
         model: str | PreTrainedModel,
@@ -76,10 +81,11 @@ class LlavaSFTTrainer(SFTTrainer):
         args = _own_config(args)
         if isinstance(model, str):
             model = _load_model(model, args)
-        model.set_stage(args.stage)
+        llava: Any = model
+        llava.set_stage(args.stage)
         if processing_class is None:
             processing_class = AutoProcessor.from_pretrained(
-                model.config.name_or_path, trust_remote_code=args.trust_remote_code
+                llava.config.name_or_path, trust_remote_code=args.trust_remote_code
             )
         if data_collator is None:
             data_collator = LlavaCollator(
@@ -120,6 +126,10 @@ class LlavaSFTTrainer(SFTTrainer):
         """The LLaVA itself, inside whatever wraps it."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @property
+    def _output_dir(self) -> Path:
+        return Path(self.args.output_dir or "trainer_output")
 
     # ---- training ----
 
@@ -198,7 +208,7 @@ class LlavaSFTTrainer(SFTTrainer):
         if "learning_rate" in logs and self.args.connector_learning_rate is not None and self.lr_scheduler is not None:
             # The scheduler lists a rate per group; the connector's groups come last
             rates = self.lr_scheduler.get_last_lr()
-            logs["learning_rate"], logs["connector_learning_rate"] = rates[0], rates[-1]
+            logs["learning_rate"], logs["connector_learning_rate"] = float(rates[0]), float(rates[-1])
         super().log(logs, start_time)
 
     # ---- checkpoints ----
@@ -250,7 +260,7 @@ class LlavaSFTTrainer(SFTTrainer):
         if self._staging is not None:
             super().save_model(output_dir, _internal_call=True)
             return
-        final = Path(output_dir or self.args.output_dir)
+        final = Path(output_dir or self._output_dir)
         final.mkdir(parents=True, exist_ok=True)
         with staging_folder(final / "model", owner=self.args.should_save) as staging:
             self.accelerator.wait_for_everyone()
@@ -286,16 +296,16 @@ class LlavaSFTTrainer(SFTTrainer):
             super()._load_best_model()
 
     def _last_checkpoint(self) -> str | None:
-        folders = Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        folders = self._output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
         numbered = [(int(folder.name.rsplit("-", 1)[1]), str(folder)) for folder in folders]
         return max(numbered)[1] if numbered else None
 
     # ---- model card ----
 
-    def create_model_card(self, model_name: str | None = None, *args: Any, **kwargs: Any) -> None:
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         if self.is_world_process_zero():
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            write_model_card(self.args.output_dir, self._llava.config)
+            self._output_dir.mkdir(parents=True, exist_ok=True)
+            write_model_card(self._output_dir, self._llava.config)
 
     def _stage_record(self) -> dict[str, Any]:
         args = self.args
@@ -327,7 +337,7 @@ def _own_config(args: SFTConfig | None) -> LlavaSFTConfig:
 
 
 def _load_model(path: str, args: LlavaSFTConfig) -> PreTrainedModel:
-    kwargs: dict[str, Any] = {"dtype": torch.float32, **(args.model_init_kwargs or {})}
+    kwargs: dict[str, Any] = {"dtype": torch.float32, **dict(args.model_init_kwargs or {})}  # type: ignore[arg-type]
     if isinstance(kwargs["dtype"], str) and kwargs["dtype"] != "auto":
         kwargs["dtype"] = getattr(torch, kwargs["dtype"])
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)

@@ -97,8 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.set_defaults(run=_chat)
 
     data = verbs.add_parser("data", help="make training rows from annotated images")
-    data.set_defaults(run=lambda args: data.print_help() or 0)
-    steps = data.add_subparsers(dest="step", metavar="STEP")
+    steps = data.add_subparsers(dest="step", metavar="STEP", required=True)
     align = steps.add_parser("alignment", help="captions to stage-1 rows (naive expansion)")
     align.add_argument("--captions", required=True, help="COCO captions file")
     align.add_argument("-o", "--output", required=True, help=".json file of rows")
