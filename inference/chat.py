@@ -27,7 +27,7 @@ def load_llava(path: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
         OSError: There is no checkpoint of that name.
     """
     processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
-    model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=trust_remote_code)
+    model: Any = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=trust_remote_code)
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return model.to(device).eval(), processor
 

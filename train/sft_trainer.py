@@ -91,7 +91,7 @@ class LlavaSFTTrainer(SFTTrainer):
             data_collator = LlavaCollator(
                 processing_class,
                 max_length=args.max_length,
-                pad_to_multiple_of=args.pad_to_multiple_of,
+                pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]  # a number by now
                 on_bad_row=args.on_bad_row,
                 chat_template=args.chat_template,
             )
