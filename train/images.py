@@ -32,13 +32,15 @@ def resolve_image_path(path: str, image_folder: str | os.PathLike | None, name: 
         BadRow: A URL, or a path that leaves the folder by `..`, by being absolute, or through a symbolic link.
     """
     _refuse_url(path, name)
-    if "\0" in path:
-        raise BadRow(f"{name}: the image path {path!r} holds a null character. Write the path anew.", "image path")
     if image_folder is None:
         return path
     joined = os.path.join(os.fspath(image_folder), path)
     root = os.path.realpath(image_folder)
-    if os.path.commonpath([root, os.path.realpath(joined)]) != root:
+    try:
+        stays = os.path.commonpath([root, os.path.realpath(joined)]) == root
+    except ValueError as error:  # a null character or half a character in it, another drive
+        raise BadRow(f"{name}: the image {path!r} is no path ({error}). Write it anew.", kind="image path") from error
+    if not stays:
         raise BadRow(
             f"{name}: the image {path!r} lies outside the image folder {os.fspath(image_folder)!r}. Move it in, or name "
             "a folder that holds all images with --image_folder.",

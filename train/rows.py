@@ -15,6 +15,7 @@ In the original's human turns ``<image>`` is a placeholder, and whether it stand
 data (equation 2 of arXiv:2304.08485), so it becomes a block in its place. Everywhere else ``<image>`` is text.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ IMAGE_PLACEHOLDER = "<image>"
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 Row = dict[str, Any]
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 BAD_ROW_KINDS = {
@@ -187,6 +190,11 @@ def _check_turns(messages: list[dict[str, Any]], name: str) -> None:
                 kind="turns",
             )
         text = "".join(block["text"] for block in message["content"] if block["type"] == "text")
+        if half := _SURROGATE.search(text):
+            raise BadRow(
+                f"{name}: turn {position} holds {half[0]!r}, half of a character, which no tokenizer reads. Write the "
+                "text anew."
+            )
         if role == "assistant" and not text.strip():
             raise BadRow(
                 f"{name}: the answer in turn {position} is empty ({text!r}). Write it, or drop the row.",
