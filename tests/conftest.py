@@ -1,5 +1,6 @@
 """What every test shares: no network, no trace outside temporary folders, and the data beside the repository."""
 
+import json
 import os
 import re
 import shutil
@@ -138,6 +139,7 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=1024,
+            attention_dropout=0.1,  # visible if a resumed run drew other random numbers
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -158,3 +160,28 @@ def tiny_llava(tiny_backbones: tuple[str, str], tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("llava")
     save_llava(*build_llava(*tiny_backbones, chat_template="vicuna_v1"), folder)
     return str(folder)
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    """Twelve rows of the original's format beside their images: one and two turns, one row without an image."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(12):
+        name = f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (40, 30 + number, 3), dtype=np.uint8)).save(tmp_path / name)
+        turns = [
+            {"from": "human", "value": "<image>\nwhat is in the picture" if number % 2 else "what is it\n<image>"},
+            {"from": "gpt", "value": f"a {['red', 'green', 'blue'][number % 3]} cat"},
+        ]
+        if number % 4 == 0:
+            turns += [{"from": "human", "value": "say it again"}, {"from": "gpt", "value": "there are two dogs " * 3}]
+        rows.append({"id": f"r{number}", "image": name, "conversations": turns})
+    rows[5]["image"] = None
+    rows[5]["conversations"][0]["value"] = "say it"
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    return path
