@@ -82,6 +82,17 @@ class LlavaPreTrainedModel(PreTrainedModel):
             write_model_card(save_directory, self.config)
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def initialize_weights(self) -> None:
+        """Initialise what a checkpoint lacks, each backbone by rules of its own.
+
+        For code outside transformers the general method skips modules that only hold other modules, which is where
+        CLIP, for one, keeps its rules.
+        """
+        for child in self.children():
+            if isinstance(child, PreTrainedModel):
+                child.initialize_weights()
+        super().initialize_weights()
+
     def named_parts(self) -> dict[str, nn.Module]:
         """The parts a stage freezes or trains, by name. A tied `lm_head` shares its weight with `language_model`."""
         return model_parts(self)
@@ -159,7 +170,7 @@ class LlavaModel(LlavaPreTrainedModel):
         return outputs
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs lists position_ids, which generate looks for by name
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
@@ -170,7 +181,7 @@ class LlavaModel(LlavaPreTrainedModel):
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaModelOutputWithPast:
         """Run the language model over the text with image features in place of the placeholders.
 
@@ -347,7 +358,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
         return self.model.get_image_features(pixel_values, **kwargs)
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs lists position_ids, which generate looks for by name
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
@@ -360,7 +371,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaCausalLMOutputWithPast:
         """Next-token scores and, with labels, the loss. Arguments not named here are those of `LlavaModel.forward`.
 

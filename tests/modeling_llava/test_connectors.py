@@ -1,0 +1,86 @@
+"""The connectors: their sizes at the paper's widths, what they compute, and their file."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llavakit import LlavaConfig
+from llavakit.modeling_llava import connector_files
+from llavakit.modeling_llava.connectors import CONNECTORS
+
+
+@pytest.mark.parametrize(("projector_type", "expected"), [("linear", 4_198_400), ("mlp2x_gelu", 20_979_712)])
+def test_parameters_at_the_papers_widths(projector_type, expected):
+    with torch.device("meta"):
+        connector = CONNECTORS[projector_type](LlavaConfig(projector_type=projector_type))
+    assert sum(parameter.numel() for parameter in connector.parameters()) == expected
+
+
+def test_the_linear_connector_is_equation_1(tiny_config):
+    connector = CONNECTORS["linear"](tiny_config(multimodal_projector_bias=False))
+    features = torch.randn(2, 4, 32)
+    assert [name for name, _ in connector.named_parameters()] == ["linear.weight"]
+    torch.testing.assert_close(connector(features), torch.einsum("dz,nfz->nfd", connector.linear.weight, features))
+
+
+def test_the_mlp_has_a_gelu_between_two_layers(tiny_config):
+    connector = CONNECTORS["mlp2x_gelu"](tiny_config(projector_type="mlp2x_gelu"))
+    features = torch.randn(2, 4, 32)
+    between = torch.nn.functional.gelu(connector.linear_1(features))
+    torch.testing.assert_close(connector(features), connector.linear_2(between))
+
+
+@pytest.mark.parametrize("projector_type", ["linear", "mlp2x_gelu"])
+def test_the_connector_alone_can_be_saved_and_loaded(tiny_model, tmp_path, projector_type):
+    model, other = tiny_model(projector_type=projector_type), tiny_model(projector_type=projector_type)
+    path = model.save_connector(tmp_path / "new" / "folder")
+    names = {name for name, _ in model.named_parameters() if "multi_modal_projector" in name}
+    assert set(load_file(path)) == names and names
+    others = {name: value.clone() for name, value in other.state_dict().items() if name not in names}
+    other.load_connector(tmp_path / "new" / "folder")
+    for name in names:
+        assert torch.equal(other.state_dict()[name], model.state_dict()[name])
+    for name, value in others.items():
+        assert torch.equal(other.state_dict()[name], value)
+    assert os.listdir(tmp_path / "new" / "folder") == ["connector.safetensors"]
+
+
+def test_another_connector_is_refused(tiny_model, tmp_path):
+    tiny_model().save_connector(tmp_path)
+    with pytest.raises(ValueError, match=r"holds .*linear\.weight.*but the connector of this model is .*linear_1"):
+        tiny_model(projector_type="mlp2x_gelu").load_connector(tmp_path)
+    with pytest.raises(ValueError, match=r"\(32, 32\).*\(48, 32\)"):
+        tiny_model(text={"hidden_size": 48}).load_connector(tmp_path)
+    with pytest.raises(ValueError, match=r"has no connector\.safetensors"):
+        tiny_model().load_connector(tmp_path / "elsewhere")
+
+
+def test_a_sharded_connector_is_not_saved_empty(tiny_model, tmp_path):
+    model = tiny_model()
+    whole = {name: value.clone() for name, value in model.state_dict().items()}
+    for parameter in model.model.multi_modal_projector.parameters():
+        parameter.data = torch.empty(0)  # as ZeRO-3 leaves it
+    with pytest.raises(ValueError, match="gather the weights"):
+        model.save_connector(tmp_path)
+    assert not os.listdir(tmp_path)
+    name = "model.multi_modal_projector.linear.weight"
+    assert torch.equal(load_file(model.save_connector(tmp_path, whole))[name], whole[name])
+
+
+def test_a_full_disk_leaves_the_old_file(tiny_model, tmp_path, monkeypatch):
+    old = tiny_model()
+    path = old.save_connector(tmp_path)
+
+    def full(weights, beside, **kwargs):
+        with open(beside, "wb") as file:
+            file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(connector_files, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        tiny_model().save_connector(tmp_path)
+    assert os.listdir(tmp_path) == ["connector.safetensors"]
+    saved = load_file(path)["model.multi_modal_projector.linear.weight"]
+    assert torch.equal(saved, old.model.multi_modal_projector.linear.weight)
