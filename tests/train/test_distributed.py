@@ -1,0 +1,45 @@
+"""Two processes on one machine: batches of text alone do not hang the others, and all end with the same weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from llavakit.train import sft
+from safetensors.torch import load_file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_text_only_batches_in_two_processes(tiny_llava: str, rows_file: Path, tmp_path: Path, stage: str):
+    rows = json.loads(rows_file.read_text())
+    for number in (0, 3, 4, 9):  # some steps have an image in one process and none in the other
+        rows[number]["image"] = None
+        rows[number]["conversations"][0]["value"] = "say it again"
+    rows_file.write_text(json.dumps(rows))
+    # accelerate's launcher starts several processes only where there are several devices; torch's does anywhere
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", sft.__file__]
+    command += ["--ddp_backend", "gloo", "--model_name_or_path", tiny_llava, "--dataset_name"]
+    command += [str(rows_file), "--stage", stage, "--output_dir", str(tmp_path / "out"), "--num_train_epochs", "2"]
+    command += ["--per_device_train_batch_size", "1", "--learning_rate", "1e-3", "--save_strategy", "steps"]
+    command += ["--save_steps", "4", "--bf16", "false", "--use_cpu", "--report_to", "none", "--logging_steps", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    names = sorted(folder.name for folder in (tmp_path / "out").glob("checkpoint-*"))
+    assert names == ["checkpoint-12", "checkpoint-4", "checkpoint-8"]
+    state = json.loads((tmp_path / "out" / "checkpoint-12" / "trainer_state.json").read_text())
+    assert state["global_step"] == 12  # 12 rows, two processes, two epochs: each row once an epoch
+    assert {file.name for file in (tmp_path / "out" / "checkpoint-12").glob("rng_state*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }
+    before, after = (
+        load_file(Path(tiny_llava) / "model.safetensors"),
+        load_file(tmp_path / "out" / "model.safetensors"),
+    )
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("multi_modal_projector" in name for name in moved)
+    assert any("language_model" in name for name in moved) == (stage == "instruct")
+    assert not any("vision_tower" in name for name in moved)
