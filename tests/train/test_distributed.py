@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from llavakit.train import sft
 from safetensors.torch import load_file
+
+from llavakit.train import sft
 
 
 @pytest.mark.slow
