@@ -70,6 +70,15 @@ def flatten(messages: list[dict[str, Any]], image_token: str) -> list[dict[str, 
     return [{**message, "content": text(message["content"])} for message in messages]
 
 
+def texts_as_strings(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Contents of a single text block as strings, the others as they are."""
+
+    def simple(blocks: list[dict[str, Any]]) -> Any:
+        return blocks[0]["text"] if len(blocks) == 1 and blocks[0]["type"] == "text" else blocks
+
+    return [{**message, "content": simple(message["content"])} for message in messages]
+
+
 def shortened(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """A conversation without its last exchange, without its last two, ... down to the first exchange.
 

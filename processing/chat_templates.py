@@ -92,3 +92,16 @@ def reads_blocks(template: str, image_token: str, special_tokens: tuple[tuple[st
             continue
         return text.count(image_token) == 1 and "'type'" not in text
     return False
+
+
+@functools.lru_cache(maxsize=64)
+def reads_strings(template: str, image_token: str, special_tokens: tuple[tuple[str, str], ...]) -> bool:
+    """Whether a template that reads blocks renders a text the same when it comes as a string, which takes less time."""
+    texts = [("system", " S\n"), ("user", " Q\n"), ("assistant", " A\n")]
+    strings = [{"role": role, "content": text} for role, text in texts]
+    blocks = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in texts]
+    context = {**dict(special_tokens), "image_token": image_token}
+    try:
+        return all(render(template, strings[i:], context) == render(template, blocks[i:], context) for i in (0, 1))
+    except (ValueError, TypeError):
+        return False

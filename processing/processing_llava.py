@@ -14,8 +14,8 @@ from transformers import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .chat_encoding import ChatEncoder, Encoded, RowTooLong, chat_encoder
-from .chat_messages import flatten, normalize, shortened
-from .chat_templates import has_generation_blocks, reads_blocks, render, template_text
+from .chat_messages import flatten, normalize, shortened, texts_as_strings
+from .chat_templates import has_generation_blocks, reads_blocks, reads_strings, render, template_text
 from .image_inputs import crop_to_square, pad_to_square, to_rgb
 
 _CALL_OPTIONS = (
@@ -234,8 +234,11 @@ class LlavaKitProcessor(ProcessorMixin):
             {key: value if key == "role" else encoder.mark(value) for key, value in message.items()}
             for message in messages
         ]
-        if not reads_blocks(template, self.image_token, tuple(special_tokens.items())):
+        probe = (template, self.image_token, tuple(special_tokens.items()))
+        if not reads_blocks(*probe):
             marked = flatten(marked, self.image_token)
+        elif reads_strings(*probe):
+            marked = texts_as_strings(marked)
         return render(
             template,
             marked,

@@ -3,7 +3,7 @@
     python tests/processing/original_llava.py CHECKOUT < requests.json > answers.json
 
 CHECKOUT is a clone of github.com/haotian-liu/LLaVA. A request is {"tokenizer": folder, "template": "vicuna_v1" or
-"plain", "conversations": [[{"from", "value"}, ...], ...]}; its answer is a list of {"input_ids", "labels",
+"plain", "conversations": [[{"role", "content"}, ...], ...]}; its answer is a list of {"input_ids", "labels",
 "mismatch"}, where mismatch tells that the original gave up on the labels of the row.
 
 To write the golden file anew (TOKENIZERS holds llama2/ and llama2_legacy/):
@@ -43,7 +43,7 @@ def preprocess(train: Any, request: dict[str, Any]) -> list[dict[str, Any]]:
     train.conversation_lib.default_conversation = train.conversation_lib.conv_templates[request["template"]]
     options = types.SimpleNamespace(is_multimodal=True, mm_use_im_start_end=False)
     answers = []
-    for conversation in request["conversations"]:
+    for conversation in map(as_original, request["conversations"]):
         has_image = any("<image>" in sentence["value"] for sentence in conversation)
         sources = [[dict(sentence) for sentence in conversation]]
         if has_image:
@@ -76,7 +76,7 @@ def write_golden(train: Any, tokenizers: Path) -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     for template, cases in golden["cases"].items():
         for name in ("llama2", "llama2_legacy"):
-            conversations = [as_original(case["messages"]) for case in cases]
+            conversations = [case["messages"] for case in cases]
             request = {"tokenizer": str(tokenizers / name), "template": template, "conversations": conversations}
             for case, answer in zip(cases, preprocess(train, request), strict=True):
                 case[name] = answer
