@@ -86,8 +86,9 @@ def code_block() -> Callable[[str, str], str]:
 
 
 @pytest.fixture(scope="session")
-def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Paths of a CLIP vision tower (28 pixels, 4 grid tokens) and of a Llama with a byte-level BPE tokenizer."""
+def write_backbones() -> Callable[..., tuple[str, str]]:
+    """Writes an untrained CLIP tower and an untrained Llama, with a byte-level BPE tokenizer of the given texts."""
+    # Imported here: tests that need no model stay quick to collect
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (
         CLIPImageProcessor,
@@ -99,54 +100,47 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         set_seed,
     )
 
-    folder = tmp_path_factory.mktemp("backbones")
-    set_seed(0)
-    vision = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            image_size=28,
-            patch_size=14,
-            attention_dropout=0.5,  # visible if the frozen tower were ever left in training mode
-        )
-    )
-    vision.save_pretrained(folder / "vision")
-    image_processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    image_processor.save_pretrained(folder / "vision")
+    def write(folder: Path, texts: list[str], vocab_size: int, vision: dict, language: dict) -> tuple[str, str]:
+        set_seed(0)
+        CLIPVisionModel(CLIPVisionConfig(**vision)).save_pretrained(folder / "vision")
+        side = vision["image_size"]
+        image_processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        image_processor.save_pretrained(folder / "vision")
 
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    words = "what is in the picture a red green blue cat dog house on left of right there are two three say it again"
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<unk>", "<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    backend.train_from_iterator([words] * 50, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
-    )
-    tokenizer.save_pretrained(folder / "language")
-    language = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=48,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=1024,
-            attention_dropout=0.1,  # visible if a resumed run drew other random numbers
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=["<unk>", "<s>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
-    )
-    language.save_pretrained(folder / "language")
-    return str(folder / "vision"), str(folder / "language")
+        backend.train_from_iterator(texts, trainer)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+        )
+        tokenizer.save_pretrained(folder / "language")
+        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        config = LlamaConfig(vocab_size=len(tokenizer), **ids, **language)
+        LlamaForCausalLM(config).save_pretrained(folder / "language")
+        return str(folder / "vision"), str(folder / "language")
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_backbones(
+    write_backbones: Callable[..., tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
+    """Paths of a CLIP vision tower (28 pixels, 4 grid tokens) and of a Llama, both untrained."""
+    words = "what is in the picture a red green blue cat dog house on left of right there are two three say it again"
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    # The dropouts would be seen: if the frozen tower were ever left in training mode, and if a resumed run drew other
+    # random numbers
+    vision |= {"image_size": 28, "patch_size": 14, "attention_dropout": 0.5}
+    language = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    language |= {"num_key_value_heads": 2, "max_position_embeddings": 1024, "attention_dropout": 0.1}
+    return write_backbones(tmp_path_factory.mktemp("backbones"), [words] * 50, 400, vision, language)
 
 
 @pytest.fixture(scope="session")

@@ -8,26 +8,16 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    set_seed,
-)
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import llavakit  # noqa: F401  registers the model with the Auto classes
 
-IMAGE_SIZE, PATCH_SIZE = 64, 16
 TRAINING = ["--per_device_train_batch_size", "10", "--lr_scheduler_type", "cosine", "--warmup_steps", "0.03"]
 TRAINING += ["--bf16", "false", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true", "--save_strategy", "no"]
 TRAINING += ["--gradient_checkpointing", "false", "--weight_decay", "0", "--num_processes", "1"]
@@ -56,54 +46,20 @@ def rows(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 @pytest.fixture(scope="module")
-def untrained(rows: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def untrained(rows: dict[str, Path], write_backbones: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA that `llavakit init` makes of an untrained CLIP tower and an untrained Llama."""
     folder = tmp_path_factory.mktemp("untrained")
-    set_seed(0)
-    tower = CLIPVisionConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-    )
-    CLIPVisionModel(tower).save_pretrained(folder / "vision")
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size).save_pretrained(folder / "vision")
-
-    turns = [
+    texts = [
         turn["value"]
         for path in rows.values()
         for row in json.loads(path.read_text())
         for turn in row["conversations"]
     ]
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<unk>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=special, initial_alphabet=alphabet)
-    backend.train_from_iterator(turns, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
-    )
-    tokenizer.save_pretrained(folder / "language")
-    language = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(language).save_pretrained(folder / "language")
-    run_llavakit(
-        "init", "--vision", folder / "vision", "--language", folder / "language", "--output_dir", folder / "llava"
-    )
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+    vision |= {"image_size": 64, "patch_size": 16}
+    language = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
+    tower, llama = write_backbones(folder, texts, 1500, vision, {**language, "max_position_embeddings": 512})
+    run_llavakit("init", "--vision", tower, "--language", llama, "--output_dir", folder / "llava")
     return folder / "llava"
 
 
@@ -128,8 +84,6 @@ def trained(
 
 def first_answers(model_path: Path, rows: list[dict], pictures: list[Path]) -> list[str]:
     """What the model says to the first question of each row, shown that picture."""
-    from PIL import Image
-
     model = AutoModelForImageTextToText.from_pretrained(model_path).eval()
     processor = AutoProcessor.from_pretrained(model_path)
     talks = [
