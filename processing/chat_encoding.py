@@ -54,14 +54,18 @@ class RowTooLong(ValueError):
         length (`int`): Tokens of the whole conversation.
         shortest (`int`): Tokens of the shortest cut that still holds something to learn.
         max_length (`int`): The limit.
+        what (`str`): What does not fit.
     """
 
     def __init__(self, length: int, shortest: int, max_length: int, what: str):
-        self.length, self.shortest, self.max_length = length, shortest, max_length
+        self.length, self.shortest, self.max_length, self.what = length, shortest, max_length, what
         super().__init__(
             f"{what} does not fit max_length={max_length}: it takes {shortest} of the row's {length} tokens, and text "
             "is only cut where a turn ends, images never. Raise max_length, or drop the row."
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # as it crosses from a worker process
+        return type(self), (self.length, self.shortest, self.max_length, self.what)
 
 
 @dataclass

@@ -306,6 +306,7 @@ class LlavaKitProcessor(ProcessorMixin):
             "documents": documents,
             **kwargs,
         }
+        conversation = getattr(conversation, "messages", conversation)  # a Chat of transformers' pipelines
         batched = len(conversation) > 0 and (
             isinstance(conversation[0], (list, tuple)) or hasattr(conversation[0], "messages")
         )

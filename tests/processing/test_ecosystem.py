@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers.utils.chat_template_utils import Chat
 
 from llavakit.processing import SHIPPED_TEMPLATES, LlavaProcessor
 
@@ -88,8 +89,6 @@ def test_the_pipeline_gets_our_ids(tiny_llava: str) -> None:
     content = [{"type": "image", "image": picture}, {"type": "text", "text": "what is </s> in the picture"}]
     question = {"role": "user", "content": content}
     prefill = {"role": "assistant", "content": [{"type": "text", "text": "a red"}]}
-    from transformers.utils.chat_template_utils import Chat
-
     for messages, options in (([question], {}), ([question, prefill], {"continue_final_message": True})):
         inputs = pipe.preprocess(Chat(messages))
         options = options or {"add_generation_prompt": True}

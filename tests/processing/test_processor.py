@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.utils.chat_template_utils import Chat
 
 from llavakit.processing import SHIPPED_TEMPLATES, LlavaProcessor, RowTooLong
 
@@ -313,6 +314,12 @@ def test_a_prompt_is_never_cut(processor: LlavaProcessor) -> None:
         processor.encode_conversation(turns("Q", "A", "R"), add_generation_prompt=True, max_length=5)
 
 
+def test_a_row_too_long_crosses_processes() -> None:
+    error = RowTooLong(9, 8, 7, "The first exchange")
+    twin = pickle.loads(pickle.dumps(error))
+    assert (str(twin), twin.length, twin.shortest, twin.max_length) == (str(error), 9, 8, 7)
+
+
 # ------------------------------------------------------------------------------------------------ batches
 
 
@@ -344,6 +351,8 @@ def test_padding(processor: LlavaProcessor, picture: Any, side: str) -> None:
 def test_returns_of_apply_chat_template(processor: LlavaProcessor) -> None:
     row = turns("Q", "A")
     ids = processor.encode_conversation(row).input_ids
+    assert processor.apply_chat_template(Chat(row), tokenize=True) == [ids]
+    assert processor.apply_chat_template([Chat(row)], tokenize=True) == [ids]
     assert isinstance(processor.apply_chat_template(row), str)
     assert len(processor.apply_chat_template([row, row])) == 2
     assert processor.apply_chat_template(row, tokenize=True) == [ids]
