@@ -1,5 +1,6 @@
 """Build a LLaVA from two pretrained checkpoints, a vision encoder and a causal language model."""
 
+import copy
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,8 @@ def measure_prefix_tokens(tower: PreTrainedModel) -> int:
     Raises:
         ValueError: if it does not return a sequence of patch features.
     """
-    config = LlavaConfig(vision_config=tower.config, num_additional_image_tokens=0)
+    # A copy: to be part of another config clears which attention the tower runs with
+    config = LlavaConfig(vision_config=copy.deepcopy(tower.config), num_additional_image_tokens=0)
     image = torch.zeros(1, *config.image_shape, dtype=tower.dtype, device=tower.device)
     states = tower(image, output_hidden_states=True, return_dict=True).hidden_states
     shape = tuple(states[-1].shape)
