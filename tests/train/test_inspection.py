@@ -668,3 +668,4 @@ def test_bad_rows_say_their_kind_and_survive_a_trip_between_processes():
         normalize_row(text_row("a", "what", ""), 3)
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.kind == "empty answer" and str(again) == str(caught.value) and BadRow("x").kind == "format"
+    assert str(again).startswith("row 3, id 'a': the answer in turn 1 is empty")
