@@ -1,12 +1,16 @@
 """Invariants 1 (supervision is exact), 2 (counts agree) and 7 (user text is text), over templates and tokenizers."""
 
+import copy
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llavakit.processing import SHIPPED_TEMPLATES, Encoded, LlavaProcessor
 
@@ -209,3 +213,27 @@ def test_apply_chat_template_is_the_same_path(processor: LlavaProcessor, picture
             encoded = processor.encode_conversation(part)
             assert batch["input_ids"][row] == encoded.input_ids
             assert batch["assistant_masks"][row] == encoded.assistant_mask
+
+
+def test_a_picture_in_an_answer_is_not_learnt(processor_of: Callable[..., LlavaProcessor]) -> None:
+    processor = processor_of("byte_level_bpe", "vicuna_v1")
+    answer = [{"type": "text", "text": "See:"}, {"type": "image"}, {"type": "text", "text": "A cat."}]
+    encoded = processor.encode_conversation(
+        [{"role": "user", "content": "Q"}, {"role": "assistant", "content": answer}]
+    )
+    pairs = list(zip(encoded.input_ids, encoded.assistant_mask, strict=True))
+    assert pairs.count((processor.image_token_id, 0)) == 4
+    learnt = processor.tokenizer.decode([id for id, mask in pairs if mask])
+    assert learnt == " See:\n\nA cat.</s>"
+
+
+def test_one_token_that_begins_and_ends(tokenizer_of: Callable[[str], Any]) -> None:
+    """As in GPT-2, here with a mark before every first word of a string: the second text of a chat is no string."""
+    tokenizer = copy.deepcopy(tokenizer_of("unigram"))
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.bos_token = tokenizer.eos_token
+    processor = LlavaProcessor(CLIPImageProcessorPil(), tokenizer, 14, chat_template="vicuna_v1")
+    turn = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    ids = processor.encode_conversation(turn * 2).input_ids
+    after = [token for before, token in pairwise(tokenizer.convert_ids_to_tokens(ids)) if before == "</s>"]
+    assert [token.startswith("▁") for token in after] == [True, False]

@@ -175,6 +175,11 @@ def test_forms_of_one_conversation(processor: LlavaProcessor) -> None:
         assert form == before
 
 
+def test_an_empty_text_beside_an_image_is_no_text(processor: LlavaProcessor) -> None:
+    rendered = processor.apply_chat_template(turns([text(""), IMAGE, text("")]))
+    assert rendered.endswith("USER: <image> ")
+
+
 def test_system_messages(processor: LlavaProcessor) -> None:
     rendered = [
         processor.apply_chat_template([*system, *turns("Q", "A")])
