@@ -193,7 +193,8 @@ class LlavaModel(LlavaPreTrainedModel):
             mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
 
         Raises:
-            ValueError: if a sample's placeholders do not match its images, naming the sample and both numbers.
+            ValueError: if a sample's placeholders do not match its images, naming the sample and both numbers. Where
+                there are no images at all this is checked in training only: generation goes on without them.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds, and not both.")
@@ -215,8 +216,11 @@ class LlavaModel(LlavaPreTrainedModel):
             mask = self._placeholder_mask(input_ids, inputs_embeds)  # (B, S)
             image_features = self._checked_features(mask, image_outputs.pooler_output, inputs_embeds)
             inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1), image_features)
-        elif self.training and is_learning(self.multi_modal_projector):
-            inputs_embeds = self._with_blank_image(inputs_embeds)
+        elif self.training:
+            if input_ids is not None and not torch.compiler.is_compiling():
+                check_image_tokens(self._placeholder_mask(input_ids, inputs_embeds).sum(-1).tolist(), [])
+            if is_learning(self.multi_modal_projector):
+                inputs_embeds = self._with_blank_image(inputs_embeds)
 
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -259,7 +263,7 @@ class LlavaModel(LlavaPreTrainedModel):
         """
         blank = inputs_embeds.new_zeros(1, *self.config.image_shape)
         features = self.get_image_features(blank, return_dict=True).pooler_output[0]
-        return inputs_embeds + 0 * features.sum().to(inputs_embeds)
+        return inputs_embeds + (0 * features).sum().to(inputs_embeds)  # a sum in float16 could be infinite
 
 
 class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):

@@ -75,19 +75,19 @@ def test_vision_encoders(model_type, vision_checkpoint, llama, inputs, tmp_path)
         states = tower(image, output_hidden_states=True).hidden_states
     assert states[-1].shape[1] == prefix + 4
 
-    for strategy, first in (("default", prefix), ("full", 0)):
-        for layers in (-1, -2, 0, [-2, -1]):
-            model = LlavaForConditionalGeneration.from_backbones(
-                path, llama, vision_feature_layer=layers, vision_feature_select_strategy=strategy
-            )
-            assert model.config.num_additional_image_tokens == prefix
-            chosen = [states[layer][:, first:] for layer in ([layers] if isinstance(layers, int) else layers)]
-            assert model.config.num_image_tokens == chosen[0].shape[1]
-            with torch.no_grad():
-                features = model.get_image_features(image).pooler_output
-                expected = model.model.multi_modal_projector(torch.cat(chosen, dim=-1))
-            assert len(features) == 1
-            torch.testing.assert_close(features[0], expected[0])
+    for strategy, layers in (("default", -2), ("full", -1), ("full", 0), ("default", [-2, -1])):
+        first = prefix if strategy == "default" else 0
+        model = LlavaForConditionalGeneration.from_backbones(
+            path, llama, vision_feature_layer=layers, vision_feature_select_strategy=strategy
+        )
+        assert model.config.num_additional_image_tokens == prefix
+        chosen = [states[layer][:, first:] for layer in ([layers] if isinstance(layers, int) else layers)]
+        assert model.config.num_image_tokens == chosen[0].shape[1]
+        with torch.no_grad():
+            features = model.get_image_features(image).pooler_output
+            expected = model.model.multi_modal_projector(torch.cat(chosen, dim=-1))
+        assert len(features) == 1
+        torch.testing.assert_close(features[0], expected[0])
     check_it_works(model, inputs, tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_the_vision_half_of_a_two_tower_model(model_class, config_class, llama, 
 
 
 def test_the_vocabulary_grows_by_the_mean_to_a_multiple_of_64(clip, language_checkpoint, tiny_tokenizer):
-    path = language_checkpoint("llama")
+    path = language_checkpoint("llama", vocab_size=70)
     old = AutoModelForCausalLM.from_pretrained(path)
     model = LlavaForConditionalGeneration.from_backbones(clip, path)
     assert model.config.image_token_id == len(tiny_tokenizer)
@@ -132,9 +132,9 @@ def test_the_vocabulary_grows_by_the_mean_to_a_multiple_of_64(clip, language_che
         (model.get_input_embeddings(), old.get_input_embeddings().weight),
         (model.get_output_embeddings(), old.get_output_embeddings().weight),
     ):
-        assert len(module.weight) == 64 == model.config.text_config.vocab_size
+        assert len(module.weight) == 128 == model.config.text_config.vocab_size
         assert torch.equal(module.weight[: len(before)], before)
-        torch.testing.assert_close(module.weight[len(before) :], before.mean(0).expand(64 - len(before), -1))
+        torch.testing.assert_close(module.weight[len(before) :], before.mean(0).expand(128 - len(before), -1))
 
 
 def test_a_padded_vocabulary_is_not_shrunk(clip, language_checkpoint):
@@ -161,6 +161,9 @@ def test_generation_config_dtype_and_provenance(clip, language_checkpoint):
     assert model.dtype == model.config.dtype == torch.bfloat16
     assert model.config.backbones == {"vision": clip, "language": path}
     assert not model.training
+    # Being put together leaves each part with the attention it was loaded with
+    for part in (model, model.model, model.model.vision_tower, model.model.language_model):
+        assert part.config._attn_implementation == "sdpa"
 
 
 def test_the_model_takes_the_dtype_of_the_language_checkpoint(clip, language_checkpoint, inputs):

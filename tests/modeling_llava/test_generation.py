@@ -128,3 +128,12 @@ def test_tuples_can_be_had(model, inputs):
     batch = inputs(model.config)
     with torch.no_grad():
         assert torch.equal(model(**batch, return_dict=False)[0], model(**batch).logits)
+
+
+def test_the_forward_compiles_as_one_graph(model, inputs):
+    batch = inputs(model.config, images=[1, 2])
+    with torch.no_grad():
+        expected = model(**batch).logits  # also installs the hooks that capture hidden states
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="eager", fullgraph=True)(**batch).logits
+    torch.testing.assert_close(compiled, expected)

@@ -35,6 +35,14 @@ def test_an_image_too_few(tiny_model, inputs):
         model(**batch)
 
 
+def test_training_without_the_images(tiny_model, inputs):
+    model = tiny_model().train()
+    batch = inputs(model.config, images=[0, 1])
+    del batch["pixel_values"]
+    with pytest.raises(ValueError, match=r"Sample 1 of the batch has 4 image tokens.*have 0 features.*0 images"):
+        model(**batch)
+
+
 def test_an_image_too_many(tiny_model, inputs):
     model = tiny_model()
     batch = inputs(model.config, images=[1, 0])
