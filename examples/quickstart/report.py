@@ -14,7 +14,6 @@ from typing import Any
 import jinja2
 
 from ..train.inspection import visible
-from .questions import conclusion
 
 # Who answers the questions: a name in a sentence or a column, and the same broken into lines for the terminal
 COLUMNS = {
@@ -29,13 +28,14 @@ PHASES = {
     "world": "draws the scenes and writes the phrases, questions and answers about them",
     "CLIP": "a small CLIP learns which phrases are true of which pictures; its vision half becomes the eyes",
     "Llama": "a small Llama learns the language from text alone, without a picture",
-    "align": "stage 1: only the connector learns, to put what the eyes see into terms of the language model",
-    "instruct": "stage 2: connector and language model learn to answer questions; the eyes stay frozen",
-    "skip_stage_1": "for comparison: stage 2 straight away, from a connector of random weights",
+    "rows": "draws scenes, and writes the conversations about them that the two stages train on",
+    "stage 1": "align: only the connector learns, to put what the eyes see into terms of the language model",
+    "stage 2": "instruct: connector and language model learn to answer questions; the eyes stay frozen",
+    "stage 2 alone": "for comparison: straight to stage 2, from a connector of random weights",
     "blind": "for comparison: trained and asked with the image withheld",
     "evaluation": "asks about pictures that no training saw",
 }
-PHASE_NAMES = {"skip_stage_1": "skipping stage 1"}
+PHASE_NAMES = {"align": "stage 1", "instruct": "stage 2", "skip_stage_1": "stage 2 alone"}
 
 # Loss curves, in units of an SVG's own; the page scales them to the width there is
 SVG_WIDTH, LEFT, LINE_HEIGHT = 500, 46, 15
@@ -99,12 +99,14 @@ def render_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_report(results: Mapping[str, Any], folder: Path) -> Path:
+def write_report(results: Mapping[str, Any], folder: Path, final: Path | None = None) -> Path:
     """Writes `report.html`, a page that needs no other file, no script and no network.
 
     Args:
         results: What the quickstart found; plain JSON.
-        folder: Where the run's files are. Pictures are named relative to it.
+        folder: Where the run's files are, and where the page goes. Pictures are named relative to it.
+        final: Where the folder will be once the run is whole, for commands that can be copied from the page. Without it
+            they are to be run in the folder itself.
 
     Returns:
         The page's path. The page is whole or the one before.
@@ -134,7 +136,8 @@ def write_report(results: Mapping[str, Any], folder: Path) -> Path:
         svg_width=SVG_WIDTH,
         left=LEFT,
         phases=_phases(results["seconds"]),
-        commands=_commands(results, folder),
+        commands=_commands(results, final or Path()),
+        is_placed=final is not None,
     )
     path = folder / "report.html"
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -209,13 +212,15 @@ def _phases(seconds: Mapping[str, float]) -> list[tuple[str, str, float, float]]
     """Name, what happens, seconds and share of the longest, in the order in which they ran."""
     ran = {name: spent for name, spent in seconds.items() if name != "total"}
     longest = max(ran.values(), default=0) or 1
-    return [(PHASE_NAMES.get(key, key), PHASES.get(key, ""), spent, spent / longest) for key, spent in ran.items()]
+    named = [(PHASE_NAMES.get(key, key), spent) for key, spent in ran.items()]
+    return [(name, PHASES.get(name, ""), spent, spent / longest) for name, spent in named]
 
 
-def _commands(results: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    model = (folder / "model").as_posix()
+def _commands(results: Mapping[str, Any], final: Path) -> dict[str, str]:
+    # A bare name could be one of the Hub
+    model = (final / "model").as_posix() if final.parts else "./model"
     example = next(iter(results["examples"]), {"image": "picture.png", "question": "What is in the picture?"})
-    image, question = shlex.quote((folder / example["image"]).as_posix()), shlex.quote(example["question"])
+    image, question = shlex.quote((final / example["image"]).as_posix()), shlex.quote(example["question"])
     return {
         "chat": f"llavakit chat {shlex.quote(model)} --image {image} --question {question}",
         "load": (
@@ -230,17 +235,12 @@ def _commands(results: Mapping[str, Any], folder: Path) -> dict[str, str]:
 
 
 def _shown_example(example: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """An example with its picture inlined, and of each answer whether it is right."""
+    """An example with its picture inlined, and of each answer whether it is right, word for word as in the evaluation."""
     answers = [
-        (key, COLUMNS[key][0] if key in COLUMNS else key, answer, _is_right(answer, example["truth"]))
+        (key, COLUMNS[key][0] if key in COLUMNS else key, answer, answer == example["truth"])
         for key, answer in example["answers"].items()
     ]
     return {**example, "answers": answers, "picture": _data_uri(folder / example["image"])}
-
-
-def _is_right(answer: str, truth: str) -> bool:
-    """Whether two answers come to the same, whatever reasons they give."""
-    return conclusion(answer).strip(" .").lower() == conclusion(truth).strip(" .").lower()
 
 
 def _data_uri(path: Path) -> str:

@@ -5,6 +5,7 @@ import io
 import math
 import random
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -178,14 +179,14 @@ def test_text_is_escaped(results: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_right_and_wrong_are_signs_too(results: dict[str, Any], tmp_path: Path) -> None:
-    """Reasons do not count, the conclusion does; empty answers are shown as such."""
+    """Right is what the evaluation counts: the answer word for word. Empty answers are shown as such."""
     results["examples"] = results["examples"][:1]
-    answers = {"model": "from north to south, so left", "skip_stage_1": "Left.", "blind": ""}
+    answers = {"model": "from east to west, so left", "skip_stage_1": "from west to east, so left", "blind": ""}
     results["examples"][0] |= {"truth": "from east to west, so left", "answers": answers, "held_out_pair": True}
     page = page_of(results, tmp_path)
     verdicts = [attrs["aria-label"] for attrs in page.all("b") if "aria-label" in attrs]
-    assert verdicts == ["right", "right", "wrong"]
-    assert page.text.count("✓") == 2 and page.text.count("✗") == 1 and "(nothing)" in page.text
+    assert verdicts == ["right", "wrong", "wrong"]
+    assert page.text.count("✓") == 1 and page.text.count("✗") == 2 and "(nothing)" in page.text
     assert len(page.all("span", "tag")) == 1
 
 
@@ -201,12 +202,22 @@ def test_scarce_results(results: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_commands_survive_a_shell(results: dict[str, Any], tmp_path: Path) -> None:
-    folder = tmp_path / "my run"
-    results = fake_results(folder)
     results["examples"][0]["question"] = "What's this?"
-    text = page_of(results, folder).text
-    assert f"llavakit chat '{folder}/model' --image '{folder}/scenes/0000.png' --question 'What'\"'\"'s this?'" in text
-    assert f"AutoModelForImageTextToText.from_pretrained('{folder}/model', trust_remote_code=True)" in text
+    path = write_report(results, tmp_path, final=Path("my runs/quickstart"))
+    text = Page(path.read_text(encoding="utf-8")).text
+    command = re.search(r"llavakit chat .*? Load it", text)
+    assert command is not None
+    assert shlex.split(command[0].removesuffix("Load it")) == [
+        *("llavakit", "chat", "my runs/quickstart/model"),
+        *("--image", "my runs/quickstart/scenes/0000.png", "--question", "What's this?"),
+    ]
+    assert "AutoModelForImageTextToText.from_pretrained('my runs/quickstart/model', trust_remote_code=True)" in text
+
+
+def test_commands_never_name_a_passing_folder(results: dict[str, Any], tmp_path: Path) -> None:
+    source = write_report(results, tmp_path).read_text(encoding="utf-8")
+    assert tmp_path.name not in source
+    assert "In the folder of this page" in source and "llavakit chat ./model --image scenes/0000.png" in source
 
 
 def test_a_missing_picture_leaves_the_page_before(results: dict[str, Any], tmp_path: Path) -> None:
