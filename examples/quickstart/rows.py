@@ -1,0 +1,117 @@
+"""Scenes to text: captions, descriptions, reasoning and conversations, and the rows of the two stages made of them."""
+
+import random
+from typing import Any
+
+from ..data_generation import alignment_rows
+from .questions import KINDS, NUMBERS, Examiner, enumeration, full_name, plural, with_article
+from .world import COLOURS, SHAPES, Scene
+
+TURNS_A_CONVERSATION = 8
+
+Turn = tuple[str, str]  # a question and its answer
+
+DETAIL_QUESTIONS = (
+    "Describe the picture in detail.",
+    "What do you see? Tell me everything.",
+    "Give a full description of the scene.",
+)
+
+
+def caption(scene: Scene) -> str:
+    """Everything in a sentence: "a small red circle in the northwest and a large blue cross in the centre"."""
+    return enumeration([with_article(f"{full_name(thing)} in the {thing.place}") for thing in scene.things])
+
+
+def description(scene: Scene) -> str:
+    """The detailed description: how many things there are, then a sentence for each."""
+    number = len(scene.things)
+    opening = "There is one thing." if number == 1 else f"There are {NUMBERS[number]} things."
+    sentences = [f"{with_article(full_name(thing)).capitalize()} is in the {thing.place}." for thing in scene.things]
+    return " ".join([opening, *sentences])
+
+
+def detail_turn(scene: Scene, rng: random.Random) -> Turn:
+    return rng.choice(DETAIL_QUESTIONS), description(scene)
+
+
+def reasoning_turn(scene: Scene, rng: random.Random) -> Turn:
+    """A question that takes two looks, answered with the reasons first."""
+    return rng.choice([_more_of_which, _what_is_left])(scene, rng)
+
+
+def _more_of_which(scene: Scene, rng: random.Random) -> Turn:
+    one = rng.choice(scene.things).shape
+    other = rng.choice([shape for shape in SHAPES if shape != one])
+    if rng.random() < 0.5:
+        one, other = other, one
+    numbers = [sum(thing.shape == shape for thing in scene.things) for shape in (one, other)]
+    verdict = "yes" if numbers[0] > numbers[1] else "no"
+    reasons = " and ".join(_counted(n, s) for n, s in zip(numbers, (one, other), strict=True))
+    verb = "is" if numbers[0] == 1 else "are"
+    return f"Are there more {plural(one)} than {plural(other)}?", f"There {verb} {reasons}, so {verdict}."
+
+
+def _counted(number: int, shape: str) -> str:
+    return f"{NUMBERS[number]} {shape if number == 1 else plural(shape)}"
+
+
+def _what_is_left(scene: Scene, rng: random.Random) -> Turn:
+    colour = rng.choice([rng.choice(scene.things).colour, rng.choice(COLOURS)])
+    number = len(scene.things)
+    taken = sum(thing.colour == colour for thing in scene.things)
+    things = "thing" if number == 1 else "things"
+    verb = "is" if taken == 1 else "are"
+    question = f"If the {colour} things were taken away, how many would be left?"
+    answer = (
+        f"Of {NUMBERS[number]} {things} {NUMBERS[taken]} {verb} {colour}, so {NUMBERS[number - taken]} would be left."
+    )
+    return question, answer
+
+
+def conversation_turns(scene: Scene, examiner: Examiner, turns: int) -> list[Turn]:
+    """Short questions and answers, no question twice."""
+    found: dict[str, str] = {}
+    for _ in range(2 * turns):
+        question = examiner.ask(scene, examiner.rng.choice(KINDS))
+        if question is not None and len(found) < turns:
+            found.setdefault(question.text, question.answer)
+    return list(found.items())
+
+
+def alignment_rows_of(scenes: list[Scene], pictures: list[str], seed: int) -> list[dict[str, Any]]:
+    """Stage 1: each picture with its caption."""
+    pairs = (
+        {"id": f"align-{number}", "image": picture, "caption": caption(scene)}
+        for number, (scene, picture) in enumerate(zip(scenes, pictures, strict=True))
+    )
+    return list(alignment_rows(pairs, seed))
+
+
+def instruction_rows(scenes: list[Scene], pictures: list[str], examiner: Examiner) -> list[dict[str, Any]]:
+    """Stage 2: a conversation about each picture; a detailed description or a reasoning about every second."""
+    rng = examiner.rng
+    rows = []
+    for number, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
+        told = {"conversation": conversation_turns(scene, examiner, TURNS_A_CONVERSATION)}
+        if number % 4 == 1 % 4:
+            told["detail"] = [detail_turn(scene, rng)]
+        if number % 4 == 3:
+            told["reasoning"] = [reasoning_turn(scene, rng)]
+        rows += [_row(f"{kind}-{number}", picture, turns, rng) for kind, turns in told.items() if turns]
+    return rows
+
+
+def _row(row_id: str, picture: str, turns: list[Turn], rng: random.Random) -> dict[str, Any]:
+    values = [value for turn in turns for value in turn]
+    values[0] = f"<image>\n{values[0]}" if rng.random() < 0.5 else f"{values[0]}\n<image>"  # the paper's equation 2
+    speakers = ("human", "gpt") * len(turns)
+    conversation = [{"from": speaker, "value": value} for speaker, value in zip(speakers, values, strict=True)]
+    return {"id": row_id, "image": picture, "conversations": conversation}
+
+
+def without_image(row: dict[str, Any]) -> dict[str, Any]:
+    """The same row for a model that is to stay blind."""
+    first, *rest = row["conversations"]
+    blind = {**first, "value": first["value"].replace("<image>", "").strip()}
+    return {**row, "image": None, "conversations": [blind, *rest]}
