@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoTokenizer
+
+# Its top-level name is a placeholder that raises where transformers 5.17 finds no torchvision
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..modeling_llava import LlavaForConditionalGeneration
 from ..processing import LlavaProcessor
