@@ -9,6 +9,8 @@ from .configuration_llava import LlavaConfig
 CARD_FILE = "README.md"
 # The first line after the front matter. A README without it was written by a person and is left alone.
 CARD_MARK = "<!-- written by llavakit; text below this line is replaced when the model is saved again -->"
+# What `push_to_hub` of transformers writes into the form that it puts over the card of any model new to the Hub
+EMPTY_FORM = "This model card has been automatically generated."
 
 STAGE_NAMES = {"align": "1, feature alignment", "instruct": "2, instruction tuning"}
 
@@ -21,8 +23,10 @@ def write_model_card(directory: str | os.PathLike, config: LlavaConfig) -> None:
         config: The model's config, with `backbones` and `training_history`.
     """
     path = Path(directory) / CARD_FILE
-    if path.exists() and CARD_MARK not in path.read_text(encoding="utf-8"):
-        return
+    if path.exists():
+        text = path.read_text(encoding="utf-8")
+        if CARD_MARK not in text and EMPTY_FORM not in text:
+            return
     beside = path.with_name(f".{path.name}.part")
     beside.write_text(model_card(config), encoding="utf-8")
     os.replace(beside, path)

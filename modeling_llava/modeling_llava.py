@@ -82,6 +82,11 @@ class LlavaPreTrainedModel(PreTrainedModel):
             write_model_card(save_directory, self.config)
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """The last step of every push: transformers has put an empty form over the card by now."""
+        write_model_card(working_dir, self.config)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
     def initialize_weights(self) -> None:
         """Initialise what a checkpoint lacks, each backbone by rules of its own.
 
