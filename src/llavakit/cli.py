@@ -4,9 +4,13 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from ._version import __version__
+
+# The modules of data_generation that hold the steps of `llavakit data`, in the order in which data flows
+DATA_STEPS = ("steps_of_rules",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,24 +102,8 @@ def _parser() -> argparse.ArgumentParser:
 
     data = verbs.add_parser("data", help="make training rows from annotated images")
     steps = data.add_subparsers(dest="step", metavar="STEP", required=True)
-    align = steps.add_parser("alignment", help="captions to stage-1 rows (naive expansion)")
-    align.add_argument("--captions", required=True, help="COCO captions file")
-    align.add_argument("-o", "--output", required=True, help=".json file of rows")
-    align.add_argument("--all_captions", action="store_true", help="a row per caption, not one per image")
-    align.add_argument("--seed", type=int, default=0)
-    align.set_defaults(run=_data_alignment)
-    simple = steps.add_parser("simple", help="captions and boxes to short conversations, by rule")
-    simple.add_argument("--captions", required=True, help="COCO captions file")
-    simple.add_argument("--instances", required=True, help="COCO instances file")
-    simple.add_argument("-o", "--output", required=True, help=".json file of rows")
-    simple.add_argument("--seed", type=int, default=0)
-    simple.set_defaults(run=_data_simple)
-    science = steps.add_parser("scienceqa", help="ScienceQA's problems.json to rows")
-    science.add_argument("--problems", required=True, help="the official problems.json")
-    science.add_argument("--split", default="train", help="train, val, trainval or test")
-    science.add_argument("--answer_order", default="reasoning_first", choices=("reasoning_first", "answer_first"))
-    science.add_argument("-o", "--output", required=True, help=".json file of rows")
-    science.set_defaults(run=_data_scienceqa)
+    for name in DATA_STEPS:
+        import_module(f".data_generation.{name}", __package__).add_parsers(steps)
     return parser
 
 
@@ -189,30 +177,6 @@ def _chat(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         trust_remote_code=args.trust_remote_code,
     )
-    return 0
-
-
-def _data_alignment(args: argparse.Namespace) -> int:
-    from .data_generation import alignment_rows, caption_pairs, read_coco_captions, write_rows
-
-    pairs = caption_pairs(read_coco_captions(args.captions), args.all_captions, args.seed)
-    print(f"{write_rows(alignment_rows(pairs, args.seed), args.output)} rows -> {args.output}")
-    return 0
-
-
-def _data_simple(args: argparse.Namespace) -> int:
-    from .data_generation import read_coco_captions, read_coco_instances, simple_conversation_rows, write_rows
-
-    captions, instances = read_coco_captions(args.captions), read_coco_instances(args.instances)
-    print(f"{write_rows(simple_conversation_rows(captions, instances, args.seed), args.output)} rows -> {args.output}")
-    return 0
-
-
-def _data_scienceqa(args: argparse.Namespace) -> int:
-    from .data_generation import scienceqa_rows, write_rows
-
-    rows = scienceqa_rows(args.problems, args.split, args.answer_order)
-    print(f"{write_rows(rows, args.output)} rows -> {args.output}")
     return 0
 
 
