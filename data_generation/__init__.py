@@ -2,7 +2,7 @@
 
 from .alignment import BRIEF_QUESTIONS, alignment_rows
 from .coco import caption_pairs, read_coco_captions, read_coco_instances
-from .files import write_rows
+from .files import read_rows, write_rows
 from .mixing import sample_uniformly
 from .scienceqa import scienceqa_rows
 from .simple_conversations import simple_conversation_rows
@@ -13,6 +13,7 @@ __all__ = [
     "caption_pairs",
     "read_coco_captions",
     "read_coco_instances",
+    "read_rows",
     "sample_uniformly",
     "scienceqa_rows",
     "simple_conversation_rows",

@@ -36,9 +36,14 @@ def alignment_rows(pairs: Iterable[Mapping[str, Any]], seed: int = 0) -> Iterato
         `{"id", "image", "conversations"}`, with `<image>` before or after the question.
 
     Raises:
-        ValueError: A pair with an empty caption; the message names its id.
+        ValueError: A pair that lacks a field or has an empty caption; the message names it.
     """
-    for pair in pairs:
+    for number, pair in enumerate(pairs):
+        lacking = [name for name in ("id", "image", "caption") if pair.get(name) is None]
+        if lacking:
+            raise ValueError(
+                f"pair {number} ({dict(pair)!r:.200}) lacks {lacking}. Add what is missing, or drop the pair."
+            )
         caption = str(pair["caption"]).strip()
         if not caption:
             raise ValueError(f"the pair of id {pair['id']!r} has an empty caption. Write one, or drop the pair.")

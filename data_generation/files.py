@@ -25,7 +25,7 @@ def read_rows(path: str | os.PathLike) -> Iterator[Row]:
         OSError: The file cannot be read.
     """
     path = Path(path)
-    match _suffix(path):
+    match check_suffix(path):
         case ".jsonl":
             yield from _json_lines(path)
         case ".json":
@@ -84,7 +84,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> in
         ".jsonl": _write_lines,
         ".parquet": _write_parquet,
     }
-    write = writers[_suffix(path)]
+    write = writers[check_suffix(path)]
     with replacing(path) as beside:
         return write(rows, beside)
 
@@ -145,7 +145,13 @@ def _groups(path: Path) -> Iterator[Any]:
         yield pa.table({name: [row.get(name) for row in group] for name in columns})
 
 
-def _suffix(path: Path) -> str:
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{str(path)!r} ends in {path.suffix!r}; it must end in one of {SUFFIXES}.")
-    return path.suffix
+def check_suffix(path: str | os.PathLike) -> str:
+    """The suffix of a file of rows.
+
+    Raises:
+        ValueError: It is none of `SUFFIXES`.
+    """
+    suffix = Path(path).suffix
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{str(path)!r} ends in {suffix!r}; it must end in one of {SUFFIXES}.")
+    return suffix

@@ -1,12 +1,15 @@
 """`llavakit data alignment | simple | scienceqa`: rows by rule, without a teacher."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 
 def add_parsers(steps: Any) -> None:
     align = steps.add_parser("alignment", help="captions to stage-1 rows (naive expansion)")
-    align.add_argument("--captions", required=True, help="COCO captions file")
+    align.add_argument(
+        "--captions", required=True, help="COCO captions file, or rows with id, image and caption (.jsonl, .parquet)"
+    )
     align.add_argument("-o", "--output", required=True, help="file of rows (.json, .jsonl or .parquet)")
     align.add_argument("--all_captions", action="store_true", help="a row per caption, not one per image")
     align.add_argument("--seed", type=int, default=0)
@@ -28,9 +31,12 @@ def add_parsers(steps: Any) -> None:
 
 
 def _alignment(args: argparse.Namespace) -> int:
-    from . import alignment_rows, caption_pairs, read_coco_captions, write_rows
+    from . import alignment_rows, caption_pairs, read_coco_captions, read_rows, write_rows
 
-    pairs = caption_pairs(read_coco_captions(args.captions), args.all_captions, args.seed)
+    if Path(args.captions).suffix == ".json":
+        pairs = caption_pairs(read_coco_captions(args.captions), args.all_captions, args.seed)
+    else:
+        pairs = read_rows(args.captions)
     print(f"{write_rows(alignment_rows(pairs, args.seed), args.output)} rows -> {args.output}")
     return 0
 

@@ -18,7 +18,7 @@ import pytest
 FLOORS = ["data_generation", "processing", "modeling_llava", "train", "inference", "evaluation", "quickstart"]
 # Copied flat beside the weights by save_pretrained.
 SHIPPED = ["processing", "modeling_llava"]
-RESOURCES = {".jinja", ".html"}
+RESOURCES = {".jinja", ".html", ".json", ".txt"}
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,8 +64,8 @@ def test_every_resource_is_package_data(
 ) -> None:
     patterns = {name: value.split() for name, value in setup_cfg["options.package_data"].items()}
     for package, folder in package_folders.items():
-        for file in filter(is_resource, folder.iterdir()):
-            assert any(file.match(pattern) for pattern in patterns.get(package, [])), (
+        for file in filter(is_resource, folder.rglob("*")):
+            assert any(file.relative_to(folder).match(pattern) for pattern in patterns.get(package, [])), (
                 f"{file.relative_to(ROOT)} would be missing in a wheel: add it to package_data of {package}"
             )
 
@@ -100,9 +100,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, package_folders: dict[str, P
 
 def test_wheel_holds_every_file(wheel: zipfile.ZipFile, package_folders: dict[str, Path]) -> None:
     expected = {
-        f"{package.replace('.', '/')}/{file.name}"
+        f"{package.replace('.', '/')}/{file.relative_to(folder).as_posix()}"
         for package, folder in package_folders.items()
-        for file in folder.iterdir()
+        for file in folder.rglob("*")
         if file.suffix == ".py" or is_resource(file)
     }
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}

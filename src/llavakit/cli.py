@@ -10,7 +10,14 @@ from pathlib import Path
 from ._version import __version__
 
 # The modules of data_generation that hold the steps of `llavakit data`, in the order in which data flows
-DATA_STEPS = ("steps_of_rules",)
+DATA_STEPS = (
+    "steps_of_contexts",
+    "steps_of_teachers",
+    "steps_of_filters",
+    "steps_of_rules",
+    "steps_of_viewing",
+    "steps_of_mixing",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for quiet in ("httpx", "huggingface_hub", "filelock"):
+    for quiet in ("httpx", "httpx2", "huggingface_hub", "filelock"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
     try:
         return run(args)
@@ -91,13 +98,20 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--trust_remote_code", action="store_true")
     inspect.set_defaults(run=_inspect)
 
-    chat = verbs.add_parser("chat", help="ask a checkpoint about an image")
-    chat.add_argument("model", help="path or Hub id of the checkpoint")
+    chat = verbs.add_parser("chat", help="ask a checkpoint about an image, in the terminal or in the browser")
+    chat.add_argument("model", nargs="+", help="path or Hub id of the checkpoint; with --web also a second one")
     chat.add_argument("--image", default=None, help="path of an image")
     chat.add_argument("--question", default=None, help="ask this, print the answer, and leave; else a loop")
     chat.add_argument("--max_new_tokens", type=int, default=256)
     chat.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     chat.add_argument("--trust_remote_code", action="store_true")
+    chat.add_argument("--web", action="store_true", help="a page in the browser; the flags below are its own")
+    chat.add_argument("--host", default="127.0.0.1", help="address to bind to; any but this machine's needs --auth")
+    chat.add_argument("--port", type=int, default=7860)
+    chat.add_argument("--auth", default=None, metavar="USER:PASSWORD", help="ask visitors for it")
+    chat.add_argument("--feedback", default="feedback.jsonl", help="where thumbs go (default: %(default)s)")
+    chat.add_argument("--max_upload_mb", type=float, default=20, help="largest picture file (default: %(default)s)")
+    chat.add_argument("--max_pixels", type=int, default=None, help="largest picture (default: about 89 million)")
     chat.set_defaults(run=_chat)
 
     data = verbs.add_parser("data", help="make training rows from annotated images")
@@ -167,12 +181,36 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _chat(args: argparse.Namespace) -> int:
+    if args.web:
+        return _chat_in_browser(args)
     from .inference.chat import chat
 
+    if len(args.model) > 1:
+        raise ValueError(f"{' '.join(args.model)!r}: two checkpoints are shown side by side with --web only.")
     chat(
-        args.model,
+        args.model[0],
         image=args.image,
         question=args.question,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        trust_remote_code=args.trust_remote_code,
+    )
+    return 0
+
+
+def _chat_in_browser(args: argparse.Namespace) -> int:
+    from .inference.web import chat_in_browser
+
+    if args.image is not None or args.question is not None:
+        raise ValueError("--image and --question go without --web: on the page they are given by hand.")
+    chat_in_browser(
+        args.model,
+        host=args.host,
+        port=args.port,
+        auth=args.auth,
+        feedback=args.feedback,
+        max_upload_mb=args.max_upload_mb,
+        max_pixels=args.max_pixels,
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
         trust_remote_code=args.trust_remote_code,

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from llavakit.cli import main
 from llavakit.data_generation import (
     BRIEF_QUESTIONS,
     alignment_rows,
     caption_pairs,
     read_coco_captions,
     read_coco_instances,
+    read_rows,
     sample_uniformly,
     scienceqa_rows,
     simple_conversation_rows,
     write_rows,
 )
+from llavakit.train import load_conversations
 from llavakit.train.rows import normalize_row
 
 PAIRS = [{"id": str(i), "image": f"{i}.jpg", "caption": f"caption {i}"} for i in range(2000)]
@@ -42,6 +45,47 @@ def test_the_draw_depends_on_the_seed_and_the_row_alone():
     assert list(alignment_rows(PAIRS, seed=2)) != rows
     with pytest.raises(ValueError, match="id 'x' has an empty caption"):
         list(alignment_rows([{"id": "x", "image": "x.jpg", "caption": " "}]))
+    with pytest.raises(ValueError, match=r"pair 0 .* lacks \['image', 'caption'\]"):
+        list(alignment_rows([{"id": "x"}]))
+
+
+def test_balanced_captions_go_straight_to_alignment(tmp_path: Path):
+    assert write_rows(PAIRS[:20], tmp_path / "kept.jsonl") == 20
+    assert (
+        main(["data", "alignment", "--captions", str(tmp_path / "kept.jsonl"), "-o", str(tmp_path / "a.parquet")]) == 0
+    )
+    assert list(read_rows(tmp_path / "a.parquet")) == list(alignment_rows(PAIRS[:20]))
+    assert len(load_conversations(tmp_path / "a.parquet")) == 20
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_rows_come_back_from_every_format(tmp_path: Path, suffix: str):
+    """Also where rows differ in their fields, beyond what is held in memory at once; the file before is replaced whole."""
+    rows = [{"id": "0", "image": None}] * 1500 + [{"id": "1", "image": "a.jpg", "score": 0.5}]
+    path = tmp_path / f"rows{suffix}"
+    assert write_rows(PAIRS[:3], path) == 3
+    assert write_rows(iter(rows), path) == len(rows)
+    back = [{name: value for name, value in row.items() if value is not None} for row in read_rows(path)]
+    assert back == [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+    def broken():
+        yield rows[0]
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        write_rows(broken(), path)
+    assert len(list(read_rows(path))) == len(rows) and list(tmp_path.iterdir()) == [path]
+
+
+def test_bad_files_are_named(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"id": 1}\n\n[2]\n')
+    with pytest.raises(ValueError, match=r"a.jsonl, line 3: a JSON list"):
+        list(read_rows(tmp_path / "a.jsonl"))
+    with pytest.raises(ValueError, match=r"ends in '.csv'; it must end in one of"):
+        list(read_rows(tmp_path / "a.csv"))
+    (tmp_path / "b.json").write_text('{"id": 1}')
+    with pytest.raises(ValueError, match="holds a JSON dict; it must be a list"):
+        list(read_rows(tmp_path / "b.json"))
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""What is asked of a teacher: one answer, about one image."""
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Message = dict[str, Any]
+
+# What OpenAI's chat interface takes as a data URI; other servers take at least these. (Python 3.11's mimetypes knows no
+# WebP.)
+IMAGE_TYPES = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call to a teacher.
+
+    Attributes:
+        key: `<context id>/<type>`, unique in a run.
+        context_id: Id of the context.
+        type: Kind of data asked for, a folder under `prompts/`.
+        context: The context itself; a teacher that works by rule answers from it.
+        messages: The chat in OpenAI's format. A picture stands in it as a content part whose URL is still a path;
+            `chat_messages` puts the picture's bytes in its place, so that waiting requests stay small.
+        max_tokens: Longest answer, in tokens.
+        question: The question that the answer is for, where it was drawn beforehand and not left to the teacher.
+        image: Path of the picture that goes along; None for a teacher that sees text only.
+        response_format: OpenAI's `response_format`, where the answer must keep to a JSON schema.
+    """
+
+    key: str
+    context_id: str
+    type: str
+    context: Mapping[str, Any]
+    messages: list[Message]
+    max_tokens: int
+    question: str | None = None
+    image: str | None = None
+    response_format: dict[str, Any] | None = None
+
+    def chat_messages(self) -> list[Message]:
+        """The messages as an endpoint takes them, the picture as a data URI.
+
+        Raises:
+            ValueError: The picture is missing or of a kind that endpoints do not take.
+        """
+        if self.image is None:
+            return self.messages
+        uri = data_uri(self.image)
+        return [{**message, "content": _with_picture(message["content"], uri)} for message in self.messages]
+
+
+def data_uri(path: str | os.PathLike) -> str:
+    """An image file as a `data:` URI.
+
+    Raises:
+        ValueError: The file is missing or of a kind that endpoints do not take.
+    """
+    kind = IMAGE_TYPES.get(Path(path).suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"the image {path} is of a kind that endpoints do not take; save it as one of {[*IMAGE_TYPES]}."
+        )
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"the image {path} cannot be read ({error.strerror}); correct --image_folder.") from error
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _with_picture(content: str | list[dict[str, Any]], uri: str) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    return [{**part, "image_url": {"url": uri}} if part["type"] == "image_url" else part for part in content]

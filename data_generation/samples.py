@@ -1,0 +1,48 @@
+"""What filters look at: the questions and answers about one image, beside what the teacher was told of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .parsing import Exchange
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A parsed answer.
+
+    Attributes:
+        id: Of the row that it may become.
+        type: Kind of data ("conversation", "detail", "reasoning", ...); None for a row that states none.
+        image: Path of the image, or None.
+        exchanges: Questions with their answers, in order.
+        context: Captions and boxes that the teacher saw; None where they are not known (rows made elsewhere).
+    """
+
+    id: str
+    type: str | None
+    image: str | None
+    exchanges: list[Exchange]
+    context: Mapping[str, Any] | None = None
+
+    @property
+    def answers(self) -> list[str]:
+        return [answer for _, answer in self.exchanges]
+
+    @property
+    def own_texts(self) -> list[str]:
+        """Everything that the teacher wrote: where it wrote the questions too, these as well."""
+        if self.type in ("conversation", "reasoning", "structured"):
+            return [text for exchange in self.exchanges for text in exchange]
+        return self.answers
+
+
+def count_words(text: str) -> int:
+    """Words as white space parts them."""
+    return len(text.split())
+
+
+def quoted(text: str, limit: int = 80) -> str:
+    """A piece of text for a reason, shortened."""
+    text = " ".join(text.split())
+    return repr(text if len(text) <= limit else f"{text[: limit - 3]}...")
