@@ -27,7 +27,7 @@ from .world import IMAGE_SIDE, Pair, Scene, draw_scene
 PATCH_SIDE = 24
 HIDDEN = 128
 CLIP_BATCH = 128
-LLAMA_BATCH = 32
+LLAMA_BATCH = 64
 
 
 def make_image_processor(mean: list[float], std: list[float]) -> CLIPImageProcessor:
@@ -88,7 +88,7 @@ def pretrain_clip(
         )
     )
     # As large as what is seen: with the usual small start a patch tells what it shows and hardly where it stands
-    nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=0.5)
+    nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=4.0)
 
     def loss_of_batch() -> torch.Tensor:
         batch = rng.sample(range(len(scenes)), min(CLIP_BATCH, len(scenes)))
@@ -127,7 +127,12 @@ def contrastive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tenso
 
 
 def pretrain_llama(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, folder: Path, steps: int, seed: int
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    steps: int,
+    seed: int,
+    show_progress: bool = True,
 ) -> list[float]:
     """Trains next-token prediction on the world's text, and saves an ordinary Llama checkpoint.
 
@@ -145,8 +150,8 @@ def pretrain_llama(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=HIDDEN,
-            intermediate_size=3 * HIDDEN,
-            num_hidden_layers=3,
+            intermediate_size=4 * HIDDEN,
+            num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=4,
             max_position_embeddings=512,
@@ -163,14 +168,21 @@ def pretrain_llama(
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         return model(**batch, labels=labels).loss
 
-    losses = _train(model, loss_of_batch, steps, learning_rate=2e-3, description="Pretraining Llama")
+    losses = _train(
+        model, loss_of_batch, steps, learning_rate=1e-3, description="Pretraining Llama", show_progress=show_progress
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return losses
 
 
 def _train(
-    model: nn.Module, loss_of_batch: Callable[[], torch.Tensor], steps: int, learning_rate: float, description: str
+    model: nn.Module,
+    loss_of_batch: Callable[[], torch.Tensor],
+    steps: int,
+    learning_rate: float,
+    description: str,
+    show_progress: bool = True,
 ) -> list[float]:
     """AdamW, a short warm-up, cosine decay."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
@@ -180,7 +192,7 @@ def _train(
     )
     model.train()
     losses: list[float] = []
-    for _ in (bar := tqdm(range(steps), desc=description)):
+    for _ in (bar := tqdm(range(steps), desc=description, disable=not show_progress)):
         loss = loss_of_batch()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

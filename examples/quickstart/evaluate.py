@@ -1,6 +1,7 @@
 """Asking a model about scenes it has never seen, and counting what it gets right."""
 
 import random
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ BATCH = 60
 
 @dataclass(frozen=True)
 class Item:
-    """A question of the exam: the scene that it is about, and whether it names a pair that was never trained on."""
+    """A question of the exam: the scene that it is about, and whether that shows a pair that was never trained on."""
 
     scene: Scene
     question: Question
@@ -24,24 +25,26 @@ class Item:
 
 
 def make_exam(seed: int, pairs: Iterable[Pair], held_out: frozenset[Pair], questions_a_kind: int) -> list[Item]:
-    """Questions about new scenes, as many of each kind; every second scene shows a pair that was never trained on."""
+    """Questions about new scenes, as many of each kind; every fourth scene shows a pair that was never trained on."""
     rng = random.Random(f"exam {seed}")
     examiner = Examiner(rng, pairs)
     items: list[Item] = []
     missing = dict.fromkeys(KINDS, questions_a_kind)
     while any(missing.values()):
-        wanted = held_out if rng.random() < 0.5 else frozenset()
+        wanted = held_out if rng.random() < 0.25 else frozenset()
         scene = sample_scene(rng, frozenset() if wanted else held_out, wanted)
         for kind in KINDS:
             question = examiner.ask(scene, kind) if missing[kind] else None
             if question is not None:
                 missing[kind] -= 1
-                items.append(Item(scene, question, bool(question.about & held_out)))
+                items.append(Item(scene, question, bool(scene.pairs & held_out)))
     return items
 
 
 @torch.inference_mode()
-def answers(model: Any, processor: Any, items: Sequence[Item], *, blind: bool = False, title: str = "") -> list[str]:
+def answers(
+    model: Any, processor: Any, items: Sequence[Item], *, blind: bool = False, show_progress: bool = True
+) -> list[str]:
     """The model's greedy answer to each question, without the stop.
 
     Args:
@@ -49,11 +52,11 @@ def answers(model: Any, processor: Any, items: Sequence[Item], *, blind: bool = 
         processor: Its processor.
         items: The exam.
         blind: Withhold the pictures.
-        title: Of the progress bar.
+        show_progress: Whether to draw a progress bar.
     """
     model.eval()
     said: list[str] = []
-    for start in tqdm(range(0, len(items), BATCH), desc=f"Asking {title}".strip()):
+    for start in tqdm(range(0, len(items), BATCH), desc="Asking", disable=not show_progress):
         talks = []
         for item in items[start : start + BATCH]:
             seen = [] if blind else [{"type": "image", "image": draw_scene(item.scene)}]
@@ -74,7 +77,7 @@ def answers(model: Any, processor: Any, items: Sequence[Item], *, blind: bool = 
 
 
 def accuracy(items: Sequence[Item], said: Sequence[str]) -> dict[str, float]:
-    """The share of right answers: of each kind, over all, and over the questions about never-trained pairs."""
+    """The share of right answers: of each kind, over all, and over the scenes with a pair never trained on."""
     right = [answer == item.question.answer for item, answer in zip(items, said, strict=True)]
     groups = {kind: [item.question.kind == kind for item in items] for kind in KINDS}
     groups["all"] = [True] * len(items)
@@ -86,9 +89,8 @@ def accuracy(items: Sequence[Item], said: Sequence[str]) -> dict[str, float]:
 
 
 def best_guess(items: Sequence[Item]) -> list[str]:
-    """For each question the answer that is most frequent in the exam for its form: all that words alone can tell."""
-    counts: dict[str, dict[str, int]] = {}
+    """For each question its most frequent answer in the exam: more than its words alone can tell."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for item in items:
-        of_form = counts.setdefault(item.question.form, {})
-        of_form[item.question.answer] = of_form.get(item.question.answer, 0) + 1
-    return [max(counts[item.question.form], key=counts[item.question.form].__getitem__) for item in items]
+        counts[item.question.text][item.question.answer] += 1
+    return [counts[item.question.text].most_common(1)[0][0] for item in items]

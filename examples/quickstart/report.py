@@ -26,17 +26,13 @@ ROWS_AFTER_KINDS = {"all": "all", "held_out_pairs": "all, pairs never trained on
 
 PHASES = {
     "world": "draws the scenes and writes the phrases, questions and answers about them",
-    "CLIP": "a small CLIP learns which phrases are true of which pictures; its vision half becomes the eyes",
-    "Llama": "a small Llama learns the language from text alone, without a picture",
-    "rows": "draws scenes, and writes the conversations about them that the two stages train on",
-    "stage 1": "align: only the connector learns, to put what the eyes see into terms of the language model",
-    "stage 2": "instruct: connector and language model learn to answer questions; the eyes stay frozen",
-    "stage 2 alone": "for comparison: straight to stage 2, from a connector of random weights",
-    "blind": "for comparison: trained and asked with the image withheld",
-    "evaluation": "asks about pictures that no training saw",
+    "backbones": "a small CLIP learns which phrases are true of which pictures; its vision half becomes the eyes. Beside it "
+    "a small Llama learns the language from text alone, without a picture",
+    "both stages": "align: only the connector learns, to put what the eyes see into terms of the language model. Instruct: "
+    "connector and language model learn to answer; the eyes stay frozen",
+    "comparison": "waits for two models trained beside it: one that goes straight to stage 2, from a connector of random "
+    "weights, and one that is trained and asked with the image withheld",
 }
-PHASE_NAMES = {"align": "stage 1", "instruct": "stage 2", "skip_stage_1": "stage 2 alone"}
-
 # Loss curves, in units of an SVG's own; the page scales them to the width there is
 SVG_WIDTH, LEFT, LINE_HEIGHT = 500, 46, 15
 MOST_POINTS = 80  # of a drawn curve; each is the mean of the steps around it
@@ -212,8 +208,7 @@ def _phases(seconds: Mapping[str, float]) -> list[tuple[str, str, float, float]]
     """Name, what happens, seconds and share of the longest, in the order in which they ran."""
     ran = {name: spent for name, spent in seconds.items() if name != "total"}
     longest = max(ran.values(), default=0) or 1
-    named = [(PHASE_NAMES.get(key, key), spent) for key, spent in ran.items()]
-    return [(name, PHASES.get(name, ""), spent, spent / longest) for name, spent in named]
+    return [(name, PHASES.get(name, ""), spent, spent / longest) for name, spent in ran.items()]
 
 
 def _commands(results: Mapping[str, Any], final: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from ..data_generation import alignment_rows
 from .questions import KINDS, NUMBERS, Examiner, enumeration, full_name, plural, with_article
 from .world import COLOURS, SHAPES, Scene
 
-TURNS_A_CONVERSATION = 8
+TURNS_A_CONVERSATION = 3
 
 Turn = tuple[str, str]  # a question and its answer
 
@@ -19,7 +19,7 @@ DETAIL_QUESTIONS = (
 
 
 def caption(scene: Scene) -> str:
-    """Everything in a sentence: "a small red circle in the northwest and a large blue cross in the centre"."""
+    """Everything in a sentence: "a small red circle in the northwest and a large blue cross in the southeast"."""
     return enumeration([with_article(f"{full_name(thing)} in the {thing.place}") for thing in scene.things])
 
 
@@ -89,22 +89,23 @@ def alignment_rows_of(scenes: list[Scene], pictures: list[str], seed: int) -> li
 
 
 def instruction_rows(scenes: list[Scene], pictures: list[str], examiner: Examiner) -> list[dict[str, Any]]:
-    """Stage 2: a conversation about each picture; a detailed description or a reasoning about every second."""
+    """Stage 2: a conversation about each picture; a detailed description and a reasoning about every 16th."""
     rng = examiner.rng
     rows = []
     for number, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
         told = {"conversation": conversation_turns(scene, examiner, TURNS_A_CONVERSATION)}
-        if number % 4 == 1 % 4:
+        if number % 16 == 0:
             told["detail"] = [detail_turn(scene, rng)]
-        if number % 4 == 3:
+        if number % 16 == 8:
             told["reasoning"] = [reasoning_turn(scene, rng)]
-        rows += [_row(f"{kind}-{number}", picture, turns, rng) for kind, turns in told.items() if turns]
+        rows += [_row(f"{kind}-{number}", picture, turns) for kind, turns in told.items() if turns]
     return rows
 
 
-def _row(row_id: str, picture: str, turns: list[Turn], rng: random.Random) -> dict[str, Any]:
+def _row(row_id: str, picture: str, turns: list[Turn]) -> dict[str, Any]:
     values = [value for turn in turns for value in turn]
-    values[0] = f"<image>\n{values[0]}" if rng.random() < 0.5 else f"{values[0]}\n<image>"  # the paper's equation 2
+    # Equation 2 of the paper draws the order; here stage 1 does, and stage 2 has the one that is asked in
+    values[0] = f"<image>\n{values[0]}"
     speakers = ("human", "gpt") * len(turns)
     conversation = [{"from": speaker, "value": value} for speaker, value in zip(speakers, values, strict=True)]
     return {"id": row_id, "image": picture, "conversations": conversation}

@@ -13,7 +13,7 @@ from .world import Scene
 
 CHAT_TEMPLATE = "mistral"  # the shortest of the shipped ones
 VOCABULARY = 512
-TURNS_A_TEXT = 4
+TURNS_A_TEXT = 2
 
 Message = dict[str, str]
 
@@ -24,21 +24,16 @@ def read_and_answer(scene: Scene, examiner: Examiner) -> list[Message]:
     A language model that has learnt to tell and to answer from words needs only to be shown what pictures stand for.
     """
     rng = examiner.rng
-    told = rng.choice([caption, description, notes])(scene)
+    told = rng.choice([caption, description])(scene)
     retold = rng.choice([(rng.choice(BRIEF_QUESTIONS), caption(scene)), detail_turn(scene, rng)])
     turns = conversation_turns(scene, examiner, TURNS_A_TEXT)
     if not turns or rng.random() < 0.5:
         turns.append(retold)
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         turns.append(reasoning_turn(scene, rng))
     rng.shuffle(turns)
     question, answer = turns[0]
     return messages([(f"{told}\n{question}", answer), *turns[1:]])
-
-
-def notes(scene: Scene) -> str:
-    """The scene in as few words as tell it."""
-    return ", ".join(f"{thing.place} {thing.size} {thing.colour} {thing.shape}" for thing in scene.things)
 
 
 def messages(turns: Iterable[Turn]) -> list[Message]:

@@ -1,7 +1,7 @@
 """A small world of scenes that can be drawn, and of which everything is known.
 
 A scene holds one to four things on a light, slightly noisy ground. A thing has a shape, a colour, a size and a cell of
-a 3 x 3 layout; within its cell it stands a little off the middle. Boxes are exact: `(left, top, right, bottom)` in
+a 2 x 2 layout; within its cell it stands a little off the middle. Boxes are exact: `(left, top, right, bottom)` in
 pixels, half open.
 
 Some colour-shape pairs are held out: no scene for training shows them and no text for training names them, so
@@ -15,18 +15,20 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageDraw
 
-Shape = Literal["circle", "square", "triangle", "cross", "ring"]
-Colour = Literal["red", "green", "blue", "yellow", "purple", "orange"]
+Shape = Literal["circle", "square", "triangle", "cross"]
+Colour = Literal["red", "green", "blue", "yellow", "purple"]
 Size = Literal["small", "large"]
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 COLOURS: tuple[Colour, ...] = get_args(Colour)
 SIZES: tuple[Size, ...] = get_args(Size)
-CELLS = ("northwest", "north", "northeast", "west", "centre", "east", "southwest", "south", "southeast")  # as on a map
+CELLS = ("northwest", "northeast", "southwest", "southeast")  # as on a map
 
+COLUMNS = 2
 CELL_SIDE = 24  # pixels
-IMAGE_SIDE = 3 * CELL_SIDE
+IMAGE_SIDE = COLUMNS * CELL_SIDE
 MAX_THINGS = 4
+HELD_OUT = 3  # pairs
 MAX_SWAY = 2  # pixels that a thing may stand off the middle of its cell
 # Odd sides have a middle pixel, so that triangles and crosses are symmetric and fill their box exactly.
 SIDES: dict[Size, tuple[int, ...]] = {"small": (11, 13), "large": (19, 21)}
@@ -36,7 +38,6 @@ RGB: dict[Colour, tuple[int, int, int]] = {
     "blue": (31, 98, 200),
     "yellow": (235, 205, 20),
     "purple": (140, 70, 190),
-    "orange": (250, 125, 15),
 }
 
 Pair = tuple[Colour, Shape]
@@ -44,7 +45,7 @@ Pair = tuple[Colour, Shape]
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawn thing: what it is, its cell (0 to 8, row by row), its box in pixels and its exact colour."""
+    """One drawn thing: what it is, its cell (0 to 3, row by row), its box in pixels and its exact colour."""
 
     shape: Shape
     colour: Colour
@@ -59,11 +60,11 @@ class Thing:
 
     @property
     def row(self) -> int:
-        return self.cell // 3
+        return self.cell // COLUMNS
 
     @property
     def column(self) -> int:
-        return self.cell % 3
+        return self.cell % COLUMNS
 
     @property
     def place(self) -> str:
@@ -84,9 +85,9 @@ class Scene:
 
 
 def held_out_pairs(seed: int) -> frozenset[Pair]:
-    """Five colour-shape pairs, one a shape, no colour twice: each colour and each shape stays well known in others."""
+    """Three colour-shape pairs, no shape and no colour twice: each of them stays well known in other pairs."""
     rng = random.Random(f"held-out pairs {seed}")
-    return frozenset(zip(rng.sample(COLOURS, len(SHAPES)), SHAPES, strict=True))
+    return frozenset(zip(rng.sample(COLOURS, HELD_OUT), rng.sample(SHAPES, HELD_OUT), strict=True))
 
 
 def sample_scene(rng: random.Random, banned: frozenset[Pair] = frozenset(), wanted: frozenset[Pair] = frozenset()):
@@ -109,7 +110,7 @@ def sample_scene(rng: random.Random, banned: frozenset[Pair] = frozenset(), want
         themed = [pair for pair in pairs if theme in pair] if rng.random() < 0.8 else []
         chosen.append(rng.choice(themed or pairs))
     rng.shuffle(chosen)
-    cells = sorted(rng.sample(range(9), number))
+    cells = sorted(rng.sample(range(len(CELLS)), number))
     things = tuple(_place(rng, pair, cell) for pair, cell in zip(chosen, cells, strict=True))
     level = rng.randint(200, 240)
     red, green, blue = (level + rng.randint(-8, 8) for _ in range(3))
@@ -122,14 +123,14 @@ def _place(rng: random.Random, pair: Pair, cell: int) -> Thing:
     side = rng.choice(SIDES[size])
     middle = (CELL_SIDE - side) // 2
     sway = min(MAX_SWAY, middle - 1)
-    left = cell % 3 * CELL_SIDE + middle + rng.randint(-sway, sway)
-    top = cell // 3 * CELL_SIDE + middle + rng.randint(-sway, sway)
+    left = cell % COLUMNS * CELL_SIDE + middle + rng.randint(-sway, sway)
+    top = cell // COLUMNS * CELL_SIDE + middle + rng.randint(-sway, sway)
     red, green, blue = (min(255, max(0, level + rng.randint(-12, 12))) for level in RGB[pair[0]])
     return Thing(pair[1], pair[0], size, cell, (left, top, left + side, top + side), (red, green, blue))
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """Draws a scene as an RGB picture of 72 x 72 pixels. Pixels outside the shapes are ground and noise alone."""
+    """Draws a scene as an RGB picture of 48 x 48 pixels. Pixels outside the shapes are ground and noise alone."""
     noise = np.random.default_rng(scene.noise_seed).integers(-6, 7, (IMAGE_SIDE, IMAGE_SIDE, 3))
     ground = np.clip(np.array(scene.ground) + noise, 0, 255).astype(np.uint8)
     picture = Image.fromarray(ground)
@@ -154,5 +155,3 @@ def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
             arm = side // 3
             pen.rectangle((left + arm, top, right - arm, bottom), fill=thing.rgb)
             pen.rectangle((left, top + arm, right, bottom - arm), fill=thing.rgb)
-        case "ring":
-            pen.ellipse((left, top, right, bottom), outline=thing.rgb, width=max(2, side // 5))

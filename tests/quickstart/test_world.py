@@ -46,7 +46,7 @@ def test_captions_name_every_thing():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_held_out_pairs_are_in_no_training_row(seed: int):
     held_out = held_out_pairs(seed)
-    assert len(held_out) == len({colour for colour, _ in held_out}) == len({shape for _, shape in held_out}) == 5
+    assert len(held_out) == len({colour for colour, _ in held_out}) == len({shape for _, shape in held_out}) == 3
     rng = random.Random(seed)
     scenes = [sample_scene(rng, held_out) for _ in range(600)]
     assert not any(scene.pairs & held_out for scene in scenes)
@@ -69,5 +69,5 @@ def test_guessing_blind_stays_under_one_half():
     scores = accuracy(exam, best_guess(exam))
     assert Counter(item.question.kind for item in exam) == dict.fromkeys(KINDS, 200)
     assert scores["all"] < 0.5
-    assert sum(item.held_out_pair for item in exam) > 100
+    assert 100 < sum(item.held_out_pair for item in exam) < 400
     assert accuracy(exam, [item.question.answer for item in exam])["all"] == 1

@@ -1,0 +1,116 @@
+"""The runs that the quickstart compares: the two stages by the library's own classes, then the exam."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from ..train import LlavaSFTConfig, LlavaSFTTrainer, load_conversations
+from ..train.initialize import build_llava, save_llava
+from .evaluate import Item, answers
+from .text import CHAT_TEMPLATE
+
+Curve = list[list[float]]  # [step, loss] pairs
+
+LEARNING_RATES = {"align": 5e-3, "instruct": 2e-3}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run: its file of rows in the quickstart's folder, and its optimizer steps."""
+
+    stage: str
+    rows: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its stages, and whether it is trained and asked without pictures."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    blind: bool = False
+
+
+@dataclass
+class Outcome:
+    """What a run left: a loss curve a stage, the answers to the exam, and some figures of the model."""
+
+    said: list[str] = field(default_factory=list)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+def train_and_ask(folder: Path, run: Run, exam: Sequence[Item], seed: int, show_progress: bool) -> Outcome:
+    """Builds a LLaVA of the two backbones, trains it, saves it as `runs/<name>`, and asks it all questions.
+
+    Args:
+        folder: The quickstart's folder, with the backbones and the rows.
+        run: What to do.
+        exam: The questions.
+        seed: Of the connector's first weights and of the order of the rows.
+        show_progress: Whether to draw progress bars.
+    """
+    set_seed(seed)
+    backbones = folder / "backbones"
+    model, processor = build_llava(str(backbones / "vision"), str(backbones / "language"), chat_template=CHAT_TEMPLATE)
+    outcome = Outcome()
+    for stage in run.stages:
+        outcome.curves[stage.stage] = _train(folder, run.name, stage, model, processor, seed, show_progress)
+    save_llava(model, processor, folder / "runs" / run.name)
+    outcome.said = answers(model, processor, exam, blind=run.blind, show_progress=show_progress)
+    outcome.settings = _figures(model)
+    return outcome
+
+
+def _train(folder: Path, name: str, stage: Stage, model: Any, processor: Any, seed: int, show_progress: bool) -> Curve:
+    args = LlavaSFTConfig(
+        output_dir=str(folder / "runs" / f"{name}-{stage.stage}"),
+        stage=stage.stage,
+        learning_rate=LEARNING_RATES[stage.stage],
+        lr_scheduler_type="cosine",
+        warmup_steps=0.03,
+        weight_decay=0.0,
+        adam_beta2=0.98,
+        per_device_train_batch_size=48,
+        max_steps=stage.steps,
+        max_length=512,
+        group_by_modality_length=True,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=10,
+        seed=seed,
+        dataloader_pin_memory=False,
+        disable_tqdm=not show_progress,
+    )
+    trainer = LlavaSFTTrainer(
+        model,
+        args,
+        train_dataset=load_conversations(folder / stage.rows),
+        processing_class=processor,
+        dataset_name=f"quickstart: {stage.rows}",
+    )
+    trainer.train()
+    return [[log["step"], log["loss"]] for log in trainer.state.log_history if "loss" in log]
+
+
+def _figures(model: Any) -> dict[str, str]:
+    vision, language = model.config.vision_config, model.config.text_config
+    side = vision.image_size
+    return {
+        "image": f"{side} x {side} pixels, {model.config.num_image_tokens} tokens",
+        "vision encoder": f"CLIP, {vision.num_hidden_layers} layers, width {vision.hidden_size}, feature layer -2",
+        "connector": f"{model.config.projector_type}, {_size(model.model.multi_modal_projector)} parameters",
+        "language model": f"Llama, {language.num_hidden_layers} layers, width {language.hidden_size}, "
+        f"{_size(model.model.language_model)} parameters",
+    }
+
+
+def _size(module: Any) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
