@@ -1,16 +1,28 @@
-"""Ask a checkpoint about an image: one question, or a small loop in the terminal."""
+"""Ask a checkpoint about an image: one question, or a talk in the terminal."""
 
+import contextlib
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import torch
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..train.images import open_image
+from .session import ChatSession
 
-HELP = "Ask a question. /image PATH shows another picture, /reset forgets the talk, /quit leaves."
+HELP = """Ask a question. A path of a picture, typed or pasted, shows that picture; a question may follow it.
+/image PATH  another picture       /undo   take the last question back    /history  the talk so far
+/reset       forget the talk       /quit   leave                          Ctrl-C    stop an answer"""
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+_FIRST_WORD = re.compile(
+    r"""\s*(?:"(?P<double>[^"]+)"|'(?P<single>[^']+)'|(?P<plain>(?:\\.|[^\s\\])+))\s*(?P<rest>.*)"""
+)
 
 
 def load_llava(path: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -32,59 +44,6 @@ def load_llava(path: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
     return model.to(device).eval(), processor
 
 
-def answer(
-    model: Any,
-    processor: Any,
-    messages: list[dict[str, Any]],
-    images: list[Image.Image],
-    *,
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    streamer: Any = None,
-) -> str:
-    """The model's next turn.
-
-    Args:
-        model: A LLaVA.
-        processor: Its processor.
-        messages: The talk so far, ending with a user turn; contents are strings or lists of blocks.
-        images: One for each `{"type": "image"}` block, in order.
-        max_new_tokens: Longest answer, in tokens.
-        temperature: Of sampling; 0 takes the likeliest token each time.
-        streamer: Receives tokens as they come.
-
-    Returns:
-        The answer, without the stop that closes it.
-
-    Raises:
-        ValueError: Images and image blocks differ in number.
-    """
-    encoded = processor.encode_conversation(messages, add_generation_prompt=True)
-    if encoded.num_images != len(images):
-        raise ValueError(f"the talk has {encoded.num_images} place(s) for an image and images has {len(images)}.")
-    input_ids = torch.as_tensor(encoded.input_ids)[None].to(model.device)
-    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-    if images:
-        inputs["pixel_values"] = processor.process_images(images).to(model.device, model.dtype)
-    stop = processor.stop_string
-    with torch.inference_mode():
-        generated = model.generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
-            temperature=temperature if temperature > 0 else None,
-            top_p=None,
-            top_k=None,
-            stop_strings=[stop],
-            tokenizer=processor.tokenizer,
-            streamer=streamer,
-        )
-    text = processor.tokenizer.decode(generated[0, input_ids.shape[1] :], skip_special_tokens=False)
-    text = text.split(stop)[0]
-    eos = processor.tokenizer.eos_token
-    return (text.split(eos)[0] if eos else text).strip()
-
-
 def chat(
     model_path: str,
     *,
@@ -100,27 +59,27 @@ def chat(
     Args:
         model_path: Folder or Hub id of the checkpoint.
         image: Path of a picture to talk about.
-        question: Ask this alone. Default: a loop.
+        question: Ask this alone. Default: a talk.
         max_new_tokens: Longest answer, in tokens.
         temperature: Of sampling; 0 is greedy.
         trust_remote_code: Needed only for backbones that ship their own code.
         read: Asks the user for a line.
 
     Raises:
-        BadRow: The picture cannot be read (in the loop it is printed, and the talk goes on).
+        ValueError: The picture cannot be read, or the question does not fit the model (in a talk these are printed,
+            and it goes on).
         OSError: There is no checkpoint of that name.
     """
     picture = None if image is None else open_image(image, "--image")
-    model, processor = load_llava(model_path, trust_remote_code)
+    session = ChatSession(*load_llava(model_path, trust_remote_code))
+    session.set_image(picture)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     if question is not None:
-        images = [] if picture is None else [picture]
-        print(answer(model, processor, [_user_turn(question, picture)], images, **settings))
+        _print_answer(session, question, settings)
         return
-
+    with contextlib.suppress(ImportError):  # there is none on Windows
+        import readline  # noqa: F401  gives `input` the arrow keys
     print(HELP)
-    messages: list[dict[str, Any]] = []
-    images = []
     while True:
         try:
             line = read("> ").strip()
@@ -128,25 +87,81 @@ def chat(
             return
         if line == "/quit":
             return
-        if line == "/reset":
-            messages, images = [], []
-        elif line.startswith("/image"):
-            try:
-                picture = open_image(line.removeprefix("/image").strip(), "/image")
-                messages, images = [], []
-            except ValueError as error:
-                print(error, file=sys.stderr)
-        elif line.startswith("/"):
-            print(HELP)
-        elif line:
-            shown = picture if not messages else None  # the picture stands in the first turn
-            messages.append(_user_turn(line, shown))
-            images += [] if shown is None else [shown]
-            streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-            reply = answer(model, processor, messages, images, streamer=streamer, **settings)
-            messages.append({"role": "assistant", "content": reply})
+        try:
+            _follow(session, line, settings)
+        except ValueError as error:
+            print(error, file=sys.stderr)
 
 
-def _user_turn(text: str, picture: Image.Image | None) -> dict[str, Any]:
-    blocks = [] if picture is None else [{"type": "image"}]
-    return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
+def _follow(session: ChatSession, line: str, settings: dict[str, Any]) -> None:
+    """Do what a line says: a command, a picture, a question.
+
+    Raises:
+        ValueError: It cannot be done; the session is as before.
+    """
+    path, rest = pasted_image(line)
+    if path is not None:
+        session.set_image(path)
+        print(f"(looking at {path})")
+        line = rest
+    if line == "/undo":
+        taken = session.undo()
+        print("(there is nothing to take back)" if taken is None else f"(took back: {taken})")
+    elif line == "/reset":
+        session.reset()
+    elif line == "/history":
+        for turn in session.history:
+            print(f"{'> ' if turn['role'] == 'user' else ''}{turn['content']}")
+    elif line == "/image" or line.startswith("/image "):
+        session.set_image(_path_of(line.removeprefix("/image").strip()))
+    elif line.startswith("/"):
+        print(HELP)
+    elif line:
+        _print_answer(session, line, settings)
+
+
+def _print_answer(session: ChatSession, question: str, settings: dict[str, Any]) -> None:
+    """Print an answer as it comes. Ctrl-C stops it, and the question does not count as asked."""
+    pieces = session.ask(question, **settings)
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+    except KeyboardInterrupt:
+        session.stop()
+        print("\n(stopped; the question is taken back)")
+
+
+def pasted_image(line: str) -> tuple[str | None, str]:
+    """A picture's path at the start of a line, as terminals paste it: bare, quoted, escaped, or a `file://` address.
+
+    Args:
+        line: What the user typed.
+
+    Returns:
+        The path of the file, or None if the line does not start with one; and the rest of the line.
+    """
+    if _is_picture(_path_of(line)):
+        return _path_of(line), ""
+    match = _FIRST_WORD.fullmatch(line)
+    if match is None:
+        return None, line
+    path = _path_of(match["double"] or match["single"] or re.sub(r"\\(.)", r"\1", match["plain"]))
+    return (path, match["rest"]) if _is_picture(path) else (None, line)
+
+
+def _path_of(text: str) -> str:
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
+    if text.startswith("file://"):
+        return unquote(text.removeprefix("file://").removeprefix("localhost"))
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def _is_picture(path: str) -> bool:
+    """Whether a file is there whose name ends like a picture's. What is in it shows when it is opened."""
+    try:
+        return Path(path).suffix.lower() in PICTURE_SUFFIXES and Path(path).is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null character
+        return False

@@ -128,6 +128,9 @@ class LlavaConfig(PreTrainedConfig):
         if self.image_seq_length is None:
             self.image_seq_length = self.num_image_tokens
         super().__post_init__(**kwargs)
+        # `transformers serve` looks the first name up among transformers' own classes, and this one leads back to ours.
+        # In memory only: `to_dict` writes our name alone.
+        self.architectures = ["AutoModelForImageTextToText", ARCHITECTURE]
 
     @property
     def vision_feature_layers(self) -> list[int]:

@@ -19,6 +19,8 @@ DATA_STEPS = (
     "steps_of_mixing",
 )
 
+EVAL_STEPS = ("steps_of_evaluation", "steps_of_judging", "steps_of_ensemble")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `llavakit VERB ...`.
@@ -118,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     steps = data.add_subparsers(dest="step", metavar="STEP", required=True)
     for name in DATA_STEPS:
         import_module(f".data_generation.{name}", __package__).add_parsers(steps)
+
+    evaluate = verbs.add_parser("eval", help="measure a checkpoint, or score answers, on the papers' benchmarks")
+    steps = evaluate.add_subparsers(dest="step", metavar="STEP", required=True)
+    for name in EVAL_STEPS:
+        import_module(f".evaluation.{name}", __package__).add_parsers(steps)
     return parser
 
 

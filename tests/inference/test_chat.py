@@ -1,5 +1,7 @@
 """`llavakit init` and `llavakit chat`: the command, the loop, and what they say about bad input."""
 
+import _thread
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,10 @@ import pytest
 from PIL import Image
 
 from llavakit.cli import main
-from llavakit.inference.chat import answer, chat, load_llava
+from llavakit.inference.chat import HELP, chat, load_llava, pasted_image
+from llavakit.inference.generation import AnswerEnd
+from llavakit.inference.session import ChatSession
+from llavakit.inference.streaming import TokenStream
 
 
 @pytest.fixture
@@ -23,29 +28,80 @@ def test_one_question(tiny_llava: str, photo: Path):
     command += ["--question", "what is it", "--max_new_tokens", "4"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    model, processor = load_llava(tiny_llava)
-    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it"}]}
-    said = answer(model, processor, [turn], [Image.open(photo)], max_new_tokens=4)
-    assert done.stdout.strip() == said
+    session = ChatSession(*load_llava(tiny_llava))
+    session.set_image(str(photo))
+    assert done.stdout.strip() == session.ask("what is it", stream=False, max_new_tokens=4)
 
 
-def test_the_loop_keeps_the_talk_and_survives_a_bad_picture(
-    tiny_llava: str, photo: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
-    seen: list[tuple[int, int]] = []
+def talk(llava: str, lines: list[str], **options) -> None:
+    """Type lines into a talk that answers in few tokens."""
+    typed = iter([*lines, "/quit"])
+    chat(llava, max_new_tokens=4, read=lambda prompt: next(typed), **options)
 
-    def record(model, processor, messages, images, **settings):
-        seen.append((len(messages), len(images)))
-        return answer(model, processor, messages, images, **settings)
 
-    monkeypatch.setattr("llavakit.inference.chat.answer", record)
-    lines = iter(
-        ["what is it", "say it again", "/image nowhere.png", "and now", "/reset", "what is it", "/what", "/quit"]
-    )
-    chat(tiny_llava, image=str(photo), max_new_tokens=2, read=lambda prompt: next(lines))
-    assert seen == [(1, 1), (3, 1), (5, 1), (1, 1)]
+def test_a_talk_streams_remembers_and_takes_back(tiny_llava: str, photo: Path, capsys: pytest.CaptureFixture):
+    lines = ["what is it", "say it again", "/undo", "/history", "/what", "/reset", "/history", "/undo"]
+    talk(tiny_llava, lines, image=str(photo))
+    session = ChatSession(*load_llava(tiny_llava))
+    session.set_image(str(photo))
+    first, second = (session.ask(line, stream=False, max_new_tokens=4) for line in lines[:2])
+    out = capsys.readouterr().out.replace(HELP, "HELP")
+    expected = ["HELP", first, second, "(took back: say it again)", "> what is it", first, "HELP"]
+    assert out == "\n".join([*expected, "(there is nothing to take back)", ""])
+
+
+def test_a_talk_survives_bad_input(tiny_llava: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "text.jpg").write_text("no picture")
+    lines = ["what is it", "/image nowhere.png", str(tmp_path / "text.jpg"), "cat " * 2000, "/history"]
+    talk(tiny_llava, lines, image=str(photo))
     captured = capsys.readouterr()
-    assert "there is no image 'nowhere.png'" in captured.err and captured.out.count("/quit leaves") == 2
+    missing, unreadable, too_long = captured.err.splitlines()[-3:]
+    assert "there is no image 'nowhere.png'" in missing and "not an image" in unreadable
+    assert "1024 positions" in too_long and captured.out.count("> what is it") == 1
+
+
+def test_pasted_pictures(tiny_llava: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    spaced = tmp_path / "my photo.png"
+    spaced.write_bytes(photo.read_bytes())
+    escaped = str(spaced).replace(" ", "\\ ")
+    for line, rest in (
+        (str(photo), ""),
+        (f"{photo} what is it", "what is it"),
+        (str(spaced), ""),
+        (f"'{spaced}'", ""),
+        (f'"{spaced}" what is it', "what is it"),
+        (f"{escaped} what is it", "what is it"),
+        (spaced.as_uri(), ""),
+        (f"file://localhost{photo} what", "what"),
+    ):
+        path, after = pasted_image(line)
+        assert path in (str(photo), str(spaced)) and after == rest, line
+    for line in ("", "what is it", "photo.png", "it's", f"what is {photo}", "x" * 5000, str(tmp_path), "\0.png", "'"):
+        assert pasted_image(line) == (None, line)
+
+    talk(tiny_llava, ["what is it", f"{photo} say it again", "/history"])
+    said = capsys.readouterr().out
+    assert f"(looking at {photo})" in said
+    assert "> say it again" in said and "> what is it" not in said  # another picture starts another talk
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_talk(
+    tiny_llava: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    put, tokens = TokenStream.put, []
+
+    def put_and_press(stream, value):  # as if it were pressed at the third token
+        put(stream, value)
+        tokens.append(value)
+        if len(tokens) == 3:
+            _thread.interrupt_main()
+
+    monkeypatch.setattr(TokenStream, "put", put_and_press)
+    lines = iter(["say it again", "/history", "/quit"])
+    chat(tiny_llava, max_new_tokens=800, temperature=2.0, read=lambda prompt: next(lines))
+    assert len(tokens) < 150
+    out = capsys.readouterr().out
+    assert "(stopped; the question is taken back)" in out and "> say" not in out
 
 
 def test_the_end_of_input_ends_the_loop(tiny_llava: str):
@@ -55,19 +111,23 @@ def test_the_end_of_input_ends_the_loop(tiny_llava: str):
     chat(tiny_llava, read=no_more)
 
 
-def test_an_answer_ends_at_its_stop(tiny_llava: str, photo: Path, monkeypatch: pytest.MonkeyPatch):
-    model, processor = load_llava(tiny_llava)
-    tokens = processor.tokenizer(" a red cat</s>", add_special_tokens=False)["input_ids"]
+@pytest.mark.parametrize("template", ["vicuna_v1", "llava_v0"])
+def test_an_answer_ends_at_its_stop(with_template, template: str):
+    model, processor = with_template(template)
+    end, stop = AnswerEnd(model, processor), processor.stop_string
 
-    def scripted(input_ids, **inputs):
-        import torch
+    def ids(text: str) -> list[int]:
+        return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-        return torch.cat([input_ids, torch.tensor([[*tokens, 5, 5, 5]])], dim=1)
-
-    monkeypatch.setattr(model, "generate", scripted)
-    assert answer(model, processor, [{"role": "user", "content": "what is it"}], []) == "a red cat"
-    with pytest.raises(ValueError, match="0 place.* images has 1"):
-        answer(model, processor, [{"role": "user", "content": "what is it"}], [Image.open(photo)])
+    assert end.cut(ids(f" a red cat{stop}###</s> dog")) == ("a red cat", "stop")
+    assert end.cut(ids(" a red cat</s> dog")) == ("a red cat", "stop")  # whatever the template
+    assert end.cut(ids(" a # red cat")) == ("a # red cat", "length")
+    assert end.cut([]) == ("", "length")
+    text = ids(f" a # red é cat house{stop} dog")
+    settled = [end.settled(text[:length]) for length in range(len(text) + 1)]
+    assert settled[-1] == "a # red é cat house"
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(settled))
+    assert len(set(settled)) > 4
 
 
 def test_bad_input_is_one_line(tiny_llava: str, tmp_path: Path, capsys: pytest.CaptureFixture):

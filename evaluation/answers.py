@@ -1,0 +1,178 @@
+"""Answers from files: our predictions, LLaVA's JSON lines, and the plain JSON forms of the benchmarks.
+
+Our predictions, a line each::
+
+    {"id": "17", "text": "Yes", "finish_reason": "stop"}
+    {"id": "18", "error": "the image 'a.jpg' is damaged"}
+
+LLaVA's `model_vqa*.py` writes `{"question_id": 17, "prompt": "...", "text": "Yes", ...}`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Answers = dict[str, str | None]  # by example id; None: the generation failed
+
+
+class Judged(str):
+    """An answer together with what a judge said of it.
+
+    Args:
+        text: The answer.
+        verdict: In the terms of the task.
+    """
+
+    verdict: str
+
+    def __new__(cls, text: str, verdict: str) -> "Judged":
+        judged = super().__new__(cls, text)
+        judged.verdict = verdict
+        return judged
+
+
+SHOWN = 5  # ids that an error lists
+
+
+def read_answers(
+    paths: Sequence[Path], answer_id: Callable[[Mapping[str, Any]], str], text_fields: Sequence[str]
+) -> Answers:
+    """Answers by example id.
+
+    Args:
+        paths: Files (`.jsonl`, or `.json`: a list of rows or an object of id -> text), or folders of such.
+        answer_id: Gives the id of the example that a row answers.
+        text_fields: Where a row has the answer, the first that is there.
+
+    Raises:
+        ValueError: A row without id or text, or two answers to one example. A line of an answer that follows lines
+            of failures of the same example is no duplicate: it was asked again.
+    """
+    answers: Answers = {}
+    duplicates: list[str] = []
+    for path in files_of(paths, (".jsonl", ".json")):
+        for number, row in enumerate(answer_rows(path), start=1):
+            try:
+                key = answer_id(row)
+                text = None if row.get("error") else first_field(row, text_fields)
+            except ValueError as error:
+                raise ValueError(f"{path}, answer {number}: {error}") from error
+            if answers.get(key) is not None:
+                duplicates.append(key)
+            answers[key] = text
+    refuse_duplicates(duplicates)
+    return answers
+
+
+def answer_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file; a single object of id -> text is turned into rows.
+
+    Raises:
+        ValueError: The file is of another form.
+    """
+    for row in json_rows(path):
+        if path.suffix == ".json" and not {"question_id", "id"} & set(row) and all(map(_is_text, row.values())):
+            yield from ({"id": key, "text": text} for key, text in row.items())
+        else:
+            yield row
+
+
+def json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The objects of a JSON list, of JSON lines, or the single object of a file. Official files are not always called
+    by what they are, so the content decides.
+
+    Raises:
+        ValueError: The file is none of these; the message names the line or element.
+    """
+    text = path.read_text(encoding="utf-8")
+    if text.lstrip().startswith("["):
+        rows = list(enumerate(json_content(path), start=1))
+    else:
+        try:
+            rows = [(1, json.loads(text))]
+        except ValueError:  # more than one object, or broken: the line will say
+            rows = list(_lines(text, path))
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, row {number}: a JSON {type(row).__name__} where an object is expected.")
+        yield row
+
+
+def _lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    # Not splitlines: that also cuts at characters that JSON leaves as they are inside a string
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number}: not JSON ({error}). Correct the line or delete it."
+                ) from error
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def json_content(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}).") from error
+
+
+def files_of(paths: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
+    """Files as named, and for folders the files of these suffixes in them, by name.
+
+    Raises:
+        ValueError: A folder without any.
+        FileNotFoundError: A path that is not there.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist.")
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix in suffixes)
+            if not found:
+                raise ValueError(f"the folder {path} holds no file that ends in {' or '.join(suffixes)}.")
+            files += found
+        else:
+            files.append(path)
+    return files
+
+
+def first_field(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The first of these fields that a row has, as text.
+
+    Raises:
+        ValueError: It has none.
+    """
+    for name in names:
+        if row.get(name) is not None:
+            return str(row[name])
+    raise ValueError(f"a row needs one of the fields {list(names)}; it has {sorted(row)}.")
+
+
+def refuse_duplicates(duplicates: Sequence[str]) -> None:
+    """Raise for ids that were answered more than once.
+
+    Raises:
+        ValueError: There are any; the message names them.
+    """
+    if duplicates:
+        raise ValueError(
+            f"{len(duplicates):,} example(s) have more than one answer: {some(duplicates)}. Leave one for each."
+        )
+
+
+def some(ids: Sequence[str]) -> str:
+    """A few ids for a message."""
+    listed = ", ".join(repr(key) for key in ids[:SHOWN])
+    return f"{listed}, ..." if len(ids) > SHOWN else listed

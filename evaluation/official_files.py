@@ -1,0 +1,90 @@
+"""Reading a benchmark's official files when several are named: each is known by what it holds, not by its name."""
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data_generation.files import read_rows, replacing
+from .answers import Answers, files_of, first_field, json_content, json_rows, refuse_duplicates
+
+SUFFIXES = (".json", ".jsonl", ".parquet")
+
+
+def official_contents(
+    paths: Sequence[Path], kinds: Mapping[str, Callable[[Any], bool]], suffixes: Sequence[str] = SUFFIXES
+) -> dict[str, list[tuple[Path, Any]]]:
+    """The contents of official files, sorted by kind.
+
+    Args:
+        paths: Files or folders.
+        kinds: Name of a kind, and whether some content is of it. JSON lines and parquet are lists of objects here.
+        suffixes: Of the files to take from a folder.
+
+    Returns:
+        For each kind its files with their contents; a kind without files has none.
+
+    Raises:
+        ValueError: A file is of no kind.
+        OSError: A file cannot be read.
+    """
+    found: dict[str, list[tuple[Path, Any]]] = {kind: [] for kind in kinds}
+    for path in files_of(paths, suffixes):
+        content = _content(path)
+        kind = next((kind for kind, fits in kinds.items() if fits(content)), None)
+        if kind is None:
+            raise ValueError(f"{path} is none of: {'; '.join(kinds)}. Name the official files.")
+        found[kind].append((path, content))
+    return found
+
+
+def _content(path: Path) -> Any:
+    if path.suffix == ".parquet":
+        return list(read_rows(path))
+    if path.suffix == ".json":
+        with contextlib.suppress(ValueError):  # lines under another name
+            return json_content(path)
+    return list(json_rows(path))
+
+
+def has_keys(content: Any, *keys: str) -> bool:
+    """Whether content is an object with these keys, or a list whose first element is one."""
+    if isinstance(content, list):
+        content = content[0] if content else None
+    return isinstance(content, dict) and all(key in content for key in keys)
+
+
+def answers_in_rows(
+    paths: Sequence[Path], answer_id: Callable[[Mapping[str, Any]], str], text_fields: Sequence[str]
+) -> Answers:
+    """Answers from lists or lines of rows; unlike `answers.read_answers` it takes no object of id -> text for one.
+
+    Args:
+        paths: Files or folders.
+        answer_id: Gives the id of the example that a row answers.
+        text_fields: Where a row has the answer, the first that is there.
+
+    Raises:
+        ValueError: A row without id or text, or two answers to one example.
+    """
+    answers: Answers = {}
+    duplicates = []
+    for path in files_of(paths, (".json", ".jsonl")):
+        for number, row in enumerate(json_rows(path), start=1):
+            try:
+                key = answer_id(row)
+                text = None if row.get("error") else first_field(row, text_fields)
+            except ValueError as error:
+                raise ValueError(f"{path}, answer {number}: {error}") from error
+            if answers.get(key) is not None:
+                duplicates.append(key)
+            answers[key] = text
+    refuse_duplicates(duplicates)
+    return answers
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write a submission beside `path` first, then rename over it."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,168 @@
+"""Asking a model a whole benchmark: answers are on disk as they come, and a run that was killed goes on."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..data_generation.journal import Journal
+from ..inference.engine import Answer, Engine, Question
+from ..train.images import resolve_images
+from .answers import Answers, json_rows, some
+from .judged_task import JudgedTask
+from .results import RUN, write_results, write_run
+from .scoring import Result, score
+from .task import Example, Task
+
+PREDICTIONS = "predictions.jsonl"
+# What must not change when a run goes on
+SETTINGS = ("task", "model", "data", "limit", "text_only", "likeliest_choice", "max_new_tokens")
+
+
+def run_task(
+    task: Task,
+    engine: Engine,
+    data: Sequence[str | os.PathLike],
+    output_dir: str | os.PathLike,
+    *,
+    image_folder: str | os.PathLike | None = None,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    text_only: bool = False,
+    likeliest_choice: bool = False,
+    retry_failed: bool = False,
+    allow_partial: bool = False,
+    model: str = "",
+) -> Result | None:
+    """Ask a model a benchmark's questions and score its answers.
+
+    Args:
+        task: The benchmark.
+        engine: Answers.
+        data: The official files, or their folder.
+        output_dir: Folder of results (see `results`). When it holds predictions of the same run, only what is not
+            answered yet is asked.
+        image_folder: Where image paths start. Default: the folder of the data.
+        limit: Ask so many units only (see `Task.unit`), the first ones.
+        max_new_tokens: Longest answer. Default: the task's.
+        text_only: Show no images, as to a language model.
+        likeliest_choice: Take the likeliest of an example's choices in place of a written answer, where it has any.
+        retry_failed: Ask again where the generation failed.
+        allow_partial: Go on though images are missing: those questions fail.
+        model: What answers, for `run.json` and the report.
+
+    Returns:
+        The scores; None where they need a judge, or the benchmark's server.
+
+    Raises:
+        ValueError: The folder holds another run, images are missing, or the files are of another form.
+    """
+    paths, folder = [Path(path) for path in data], Path(output_dir)
+    examples = first_units(task, task.read(paths), limit)
+    image_folder = image_folder or (paths[0] if paths[0].is_dir() else paths[0].parent)
+    if not text_only:
+        _check_images(examples, image_folder, allow_partial)
+    run = {
+        "task": task.name,
+        "model": model,
+        "data": [str(path.absolute()) for path in paths],
+        "image_folder": str(Path(image_folder).absolute()),
+        "limit": limit,
+        "text_only": text_only,
+        "likeliest_choice": likeliest_choice,
+        "max_new_tokens": max_new_tokens or task.max_new_tokens,
+    }
+    _open_folder(folder, run)
+    with Journal(folder, PREDICTIONS) as predictions:
+        answers = {} if not predictions.path.stat().st_size else read_predictions(predictions.path)
+        waiting = [example for example in examples if answers.get(example.id) is None]
+        if not retry_failed:
+            waiting = [example for example in waiting if example.id not in answers]
+        questions = _questions(waiting, run, image_folder)
+        for answer in tqdm(engine.answer(questions), total=len(waiting), desc=task.name, unit="question"):
+            predictions.write([prediction_line(answer)])
+    return finish(task, examples, folder, run, allow_partial)
+
+
+def finish(
+    task: Task,
+    examples: Sequence[Example],
+    folder: Path,
+    run: Mapping[str, Any],
+    allow_partial: bool = False,
+) -> Result | None:
+    """Score the answers of a run, unless that takes a judge; write a submission where the truth is not public."""
+    if isinstance(task, JudgedTask) and task.needs_judge:
+        return None
+    # As whoever reads the file later: some tasks tidy a model's text
+    read = task.read_answers([folder / PREDICTIONS], examples)
+    if all(example.truth is None for example in examples):
+        task.write_submission(examples, read, folder / f"submission{task.submission_suffix}")
+        return None
+    result = score(task, examples, read, allow_partial)
+    write_results(task, result, folder, run, run["image_folder"])
+    return result
+
+
+def first_units(task: Task, examples: list[Example], limit: int | None) -> list[Example]:
+    """The examples of the first units: what is scored together stays together."""
+    if limit is None:
+        return examples
+    units = dict.fromkeys(task.unit(example) for example in examples)
+    chosen = set(list(units)[:limit])
+    return [example for example in examples if task.unit(example) in chosen]
+
+
+def read_predictions(path: Path) -> Answers:
+    """Predictions by id, of which the last line counts."""
+    return {row["id"]: None if row.get("error") else row["text"] for row in json_rows(path)}
+
+
+def prediction_line(answer: Answer) -> dict[str, Any]:
+    """A line of `predictions.jsonl`. A failure is said to be one, and has no text."""
+    if answer.error is not None:
+        return {"id": answer.id, "error": answer.error}
+    line = {"id": answer.id, "text": answer.text, "finish_reason": answer.finish_reason}
+    return {**line, "scores": answer.scores} if answer.scores else line
+
+
+def _questions(
+    examples: Iterable[Example], run: Mapping[str, Any], image_folder: str | os.PathLike
+) -> Iterator[Question]:
+    for example in examples:
+        yield Question(
+            id=example.id,
+            prompt=example.prompt,
+            images=[] if run["text_only"] else resolve_images(example.images, image_folder, f"example {example.id!r}"),
+            max_new_tokens=run["max_new_tokens"],
+            choices=example.choices if run["likeliest_choice"] else None,
+        )
+
+
+def _check_images(examples: Iterable[Example], image_folder: str | os.PathLike, allow_partial: bool) -> None:
+    """Missing images are found before the first question, not after hours."""
+    names = dict.fromkeys(image for example in examples for image in example.images if isinstance(image, str))
+    missing = [name for name in names if not Path(image_folder, name).is_file()]
+    if missing and not (allow_partial and len(missing) < len(names)):
+        raise ValueError(
+            f"{len(missing):,} of {len(names):,} images are not in {str(image_folder)!r}: {some(missing)}. Name their folder "
+            "with --image_folder; with --allow-partial the questions about missing ones count as failed."
+        )
+
+
+def _open_folder(folder: Path, run: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / RUN).is_file():
+        before = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        differing = [name for name in SETTINGS if before.get(name) != run[name]]
+        if differing:
+            changes = "; ".join(f"{name} was {before.get(name)!r} and is now {run[name]!r}" for name in differing)
+            raise ValueError(
+                f"{folder} holds a run with other settings: {changes}. Take the same ones, or name a new folder with -o."
+            )
+    elif (folder / PREDICTIONS).exists():
+        raise ValueError(f"{folder} has predictions and no {RUN}: nobody knows of what. Name a new folder with -o.")
+    write_run(run, folder)

@@ -1,0 +1,173 @@
+"""Prompts that begin alike share one reading: a KV cache that is read once, then branched or cut back.
+
+    prompt 1   system message  <image> x 576  USER: What is it?   ASSISTANT:
+    prompt 2   system message  <image> x 576  USER: Where is it?  ASSISTANT:
+               ───────── read once ─────────────── ── read each ────────────
+
+Shapes in this file: B prompts in a batch, P tokens that they share, S tokens of the longest remainder, N images.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as the model reads it.
+
+    Attributes:
+        ids: Token ids, images expanded to their run of image tokens.
+        images: Pixels of each image in order, `(1, C, H, W)`. Two prompts show the same image if they hold the same
+            tensor.
+    """
+
+    ids: list[int]
+    images: list[torch.Tensor]
+
+
+@dataclass
+class Prefix:
+    """Tokens that have been read, and the cache that reading them left.
+
+    Attributes:
+        ids: The tokens.
+        images: Pixels of the images among them.
+        cache: Keys and values of the tokens, of one sequence.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    images: list[torch.Tensor] = field(default_factory=list)
+    cache: DynamicCache = field(default_factory=DynamicCache)
+
+    def cut(self, num_tokens: int, num_images: int) -> None:
+        """Forget what comes after the first tokens and images."""
+        if surplus := len(self.ids) - num_tokens:
+            self.cache.crop(-surplus)
+        self.ids, self.images = self.ids[:num_tokens], self.images[:num_images]
+
+    def branch(self, count: int) -> DynamicCache:
+        """A cache of `count` sequences that begin with these tokens. What is added to it does not reach this one."""
+        branched = DynamicCache()
+        # Layers grow by making new tensors, so that those of one sequence can be shared
+        branched.layers = [copy.copy(layer) for layer in self.cache.layers]
+        if count > 1:
+            branched.batch_repeat_interleave(count)
+        return branched
+
+
+class PromptReader:
+    """Finds what prompts share, and has a model read it.
+
+    Args:
+        model: A LLaVA, in eval mode.
+        processor: Its processor.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
+        self.image_token_id = processor.image_token_id
+        self.num_image_tokens = processor.num_image_tokens
+        self.can_share = keeps_all_tokens(model)
+        sliding = [layer for layer in _cache_layers(model) if isinstance(layer, DynamicSlidingWindowLayer)]
+        self._window = min((layer.sliding_window for layer in sliding), default=None)
+
+    def shared(self, prompts: Sequence[Prompt | Prefix], most: int) -> tuple[int, int]:
+        """How many tokens all prompts begin with, at most `most`, and how many images are among them.
+
+        All image tokens look alike, so images are compared too; and an image is shared whole or not at all.
+        """
+        if not self.can_share:
+            return 0, 0
+        first, *others = prompts
+        tokens, images = most, len(first.images)
+        for other in others:
+            tokens = min(tokens, _common_length(first.ids, other.ids, lambda one, two: one == two))
+            images = min(images, _common_length(first.images, other.images, lambda one, two: one is two))
+        places = [place for place, token in enumerate(first.ids[:tokens]) if token == self.image_token_id]
+        images = min(images, len(places) // self.num_image_tokens)
+        if len(places) > images * self.num_image_tokens:
+            tokens = places[images * self.num_image_tokens]
+        return tokens, images
+
+    def shared_prefix(self, prompts: Sequence[Prompt]) -> Prefix:
+        """Have the model read what all prompts begin with, once. Each keeps a token to be read by itself."""
+        prefix = Prefix()
+        if len(prompts) > 1:
+            tokens, images = self.shared(prompts, min(len(prompt.ids) for prompt in prompts) - 1)
+            if tokens > 0:
+                prefix.ids, prefix.images = prompts[0].ids[:tokens], prompts[0].images[:images]
+                self._read(prefix)
+        return prefix
+
+    def _read(self, prefix: Prefix) -> None:
+        inputs = {"input_ids": torch.tensor([prefix.ids], device=self.model.device)}
+        self.model(**inputs, **self.pixels(prefix.images), past_key_values=prefix.cache, logits_to_keep=1)
+
+    def pixels(self, images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`pixel_values`, `(N, C, H, W)`, on the model's device; empty where there are no images."""
+        return {"pixel_values": torch.cat(list(images)).to(self.model.device, self.model.dtype)} if images else {}
+
+    def batches(self, prompts: Sequence[Prompt], size: int, max_new_tokens: int = 0) -> Iterator[list[int]]:
+        """Put prompts of like length together, at most `size` of them: the positions of those of a batch."""
+        batch: list[int] = []
+        for place in sorted(range(len(prompts)), key=lambda place: len(prompts[place].ids)):
+            width = len(prompts[place].ids)
+            # Padding counts in a window of attention, so where a prompt outgrows the window there may be none
+            outgrows = self._window is not None and width + max_new_tokens > self._window
+            if batch and (len(batch) == size or (outgrows and len(prompts[batch[0]].ids) < width)):
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
+
+    def batch(self, prompts: Sequence[Prompt], prefix: Prefix) -> dict[str, Any]:
+        """Inputs of the model for prompts that begin with a prefix, to go on from a branch of it.
+
+        The remainders are padded on their left, whatever the tokenizer's padding side: what is generated comes after
+        the last token of each.
+
+        Returns:
+            `input_ids` and `attention_mask` of shape `(B, P + S)`, `pixel_values` of the images after the prefix, and
+            `past_key_values`, which is None for a model whose cache is its own affair (see `keeps_all_tokens`).
+        """
+        start = len(prefix.ids)
+        width = max(len(prompt.ids) for prompt in prompts)
+        rows, masks = [], []
+        for prompt in prompts:
+            gap = width - len(prompt.ids)
+            # Hidden by the mask. A token that the prompt has anyway changes nothing for repetition penalties either
+            filler = next((token for token in prompt.ids if token != self.image_token_id), 0)
+            rows.append([*prompt.ids[:start], *[filler] * gap, *prompt.ids[start:]])
+            masks.append([1] * start + [0] * gap + [1] * (len(prompt.ids) - start))
+        images = [image for prompt in prompts for image in prompt.images[len(prefix.images) :]]
+        return {
+            "input_ids": torch.tensor(rows, device=self.model.device),
+            "attention_mask": torch.tensor(masks, device=self.model.device),
+            "past_key_values": prefix.branch(len(prompts)) if self.can_share else None,
+            **self.pixels(images),
+        }
+
+
+def keeps_all_tokens(model: Any) -> bool:
+    """Whether the language model attends to keys and values of tokens, and has no running state beside them.
+
+    A running state (Mamba, linear attention) cannot be cut back to an earlier token, so nothing is shared there.
+    """
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _cache_layers(model))
+
+
+def _cache_layers(model: Any) -> list[Any]:
+    """What the language model would keep of itself, layer by layer."""
+    return DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+
+
+def _common_length(one: Sequence[Any], two: Sequence[Any], same: Any) -> int:
+    shorter = min(len(one), len(two))
+    return next((place for place in range(shorter) if not same(one[place], two[place])), shorter)

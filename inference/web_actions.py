@@ -1,0 +1,106 @@
+"""What the controls of `llavakit chat --web` do. Needs gradio."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from .feedback import Feedback, Rating
+from .picture import UploadLimits, read_picture
+from .talk import NamedModel, Talk, Turns
+
+Kept = dict[str, Talk]  # of one visitor: empty at first, then their talk
+SECONDS = 30  # that an explanation stays
+
+
+class Actions:
+    """What visitors can do. Each method takes what its visitor's page holds and returns what it is to hold.
+
+    Args:
+        models: One, or several side by side.
+        feedback: Where thumbs go.
+        limits: How large a picture may be.
+    """
+
+    def __init__(self, models: Sequence[NamedModel], feedback: Feedback, limits: UploadLimits) -> None:
+        self.models, self.feedback, self.limits = models, feedback, limits
+
+    def talk(self, kept: Kept) -> Talk:
+        """The visitor's talk."""
+        if "talk" not in kept:
+            kept["talk"] = Talk(self.models)
+        return kept["talk"]
+
+    def show(self, kept: Kept, uploaded: dict[str, Any] | None) -> list[Any]:
+        """Talk about another picture. One that cannot be read changes nothing: the former one stands there again."""
+        talk = self.talk(kept)
+        try:
+            name = "" if uploaded is None else uploaded.get("orig_name") or "picture"
+            talk.show(None if uploaded is None else read_picture(uploaded["path"], name, self.limits))
+        except ValueError as error:
+            gr.Warning(escape(str(error)), duration=SECONDS)
+        return [kept, None if talk.picture is None else talk.picture.path, *shown(talk.histories)]
+
+    def restore(self, kept: Kept, uploaded: dict[str, Any] | None) -> Any:
+        """What the talk is about stands in the frame again, which a file empties that the browser refuses to send."""
+        picture = self.talk(kept).picture
+        return gr.skip() if picture is None or uploaded is not None else picture.path
+
+    def ask(
+        self,
+        kept: Kept,
+        uploaded: dict[str, Any] | None,
+        text: str,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: float,
+    ) -> Iterator[list[Any]]:
+        """Ask. The question stays in its box until it is answered: a failure or a stop does not lose it."""
+        talk = self.talk(kept)
+        if talk.picture is None and uploaded is not None:  # the page was left alone so long that the talk was dropped
+            self.show(kept, uploaded)
+        settings = {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(max_new_tokens)}
+        num_turns = len(talk.histories[0])
+        if text.strip():
+            try:
+                for histories in talk.ask(text.strip(), settings):
+                    yield [kept, text, *shown(histories)]
+            except ValueError as error:
+                gr.Warning(escape(str(error)), duration=SECONDS)
+        answered = len(talk.histories[0]) > num_turns
+        yield [kept, "" if answered else text, *shown(talk.histories)]
+
+    def stop(self, kept: Kept) -> None:
+        """End the answer that runs."""
+        self.talk(kept).stop()
+
+    def undo(self, kept: Kept, text: str) -> list[Any]:
+        """The last question goes back into its box, to be asked otherwise."""
+        talk = self.talk(kept)
+        return [talk.undo() or text, *shown(talk.histories)]
+
+    def reset(self, kept: Kept) -> list[Any]:
+        """Start over with the same picture."""
+        talk = self.talk(kept)
+        talk.reset()
+        return shown(talk.histories)
+
+    def rate(self, model: int, kept: Kept, event: gr.LikeData) -> None:
+        """Keep a thumb: `event.liked` is true, false, or an empty text where it is taken back."""
+        talk = self.talk(kept)
+        row = talk.answer(model, int(event.index))  # type: ignore[arg-type]
+        if row is None:
+            gr.Warning("This answer stands in the talk no more, and was not rated: ask again.", duration=SECONDS)
+            return
+        ratings: dict[Any, Rating] = {True: "up", False: "down"}
+        self.feedback.add(row, ratings.get(event.liked), talk.picture)
+        gr.Info("Kept.", duration=3)
+
+
+def shown(histories: Sequence[Turns]) -> list[Any]:
+    """The turns as a chatbot takes them. It reads even plain text as HTML, in which a `<tag>` would vanish or work."""
+    return [
+        [{"role": turn["role"], "content": escape(turn["content"], quote=False)} for turn in turns]
+        for turns in histories
+    ]

@@ -1,0 +1,109 @@
+"""A tiny model whose answers depend on its images, random conversations, and what recomputing everything gives."""
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+WORDS = (
+    "what is in the picture a red green blue cat dog house on left of right there are two three say it again".split()
+)
+
+
+@pytest.fixture(scope="session")
+def vivid_llava(tiny_llava: str) -> tuple[Any, Any]:
+    """A model and its processor. Untrained weights of the usual size give nearly the same answer to everything, so
+    they are made larger; and only tokens that are readable text are generated, so that texts can be compared."""
+    from llavakit.inference.chat import load_llava
+
+    model, processor = load_llava(tiny_llava)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2:
+                weight.mul_(20 if "multi_modal_projector" in name else 6)
+    tokenizer = processor.tokenizer
+    garbled = [token for token in range(len(tokenizer)) if not tokenizer.decode([token]).isprintable()]
+    garbled += [token for token in range(len(tokenizer)) if "\ufffd" in tokenizer.decode([token])]
+    garbled += [token for token in tokenizer.all_special_ids if token != tokenizer.eos_token_id]
+    unused = range(len(tokenizer), model.config.text_config.vocab_size)
+    # What ends an answer must come now and then: the eos token, and the ### of llava_v0
+    [hash_sign] = tokenizer("#", add_special_tokens=False).input_ids
+    model.generation_config.sequence_bias = [
+        [[tokenizer.eos_token_id], 1.7],
+        [[hash_sign], 1.0],
+        [[hash_sign, hash_sign], 3.0],
+        [[hash_sign, hash_sign, hash_sign], 3.0],
+    ]
+    model.generation_config.suppress_tokens = sorted({*garbled, *unused})
+    return model, processor
+
+
+@pytest.fixture(scope="session")
+def with_template(vivid_llava: tuple[Any, Any]) -> Callable[..., tuple[Any, Any]]:
+    """The model, and its processor with another chat template and padding side."""
+    from llavakit import LlavaProcessor
+
+    model, processor = vivid_llava
+
+    def make(template: str, padding_side: str = "right") -> tuple[Any, Any]:
+        tokenizer = copy.deepcopy(processor.tokenizer)
+        tokenizer.padding_side = padding_side
+        return model, LlavaProcessor(
+            processor.image_processor, tokenizer, patch_size=processor.patch_size, chat_template=template
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Paths of pictures that look different."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(6)]
+    for path in paths:
+        colours = rng.integers(0, 255, (3, 4, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((rng.integers(28, 60), 40), Image.Resampling.NEAREST).save(path)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture(scope="session")
+def some_words() -> Callable[[random.Random], str]:
+    """Draws a sentence."""
+    return lambda rng: " ".join(rng.choices(WORDS, k=rng.randint(1, 9)))
+
+
+@pytest.fixture(scope="session")
+def recomputed() -> Callable[..., str]:
+    """What `generate` answers to a whole conversation, read anew, as any user of transformers would ask."""
+
+    def answer(model: Any, processor: Any, messages: list[dict[str, Any]], images: list[str], tokens: int) -> str:
+        opened = iter([Image.open(Path(path)) for path in images])
+        filled = [
+            message
+            if isinstance(message["content"], str)
+            else {
+                **message,
+                "content": [
+                    {**block, "image": next(opened)} if block["type"] == "image" else block
+                    for block in message["content"]
+                ],
+            }
+            for message in messages
+        ]
+        inputs = processor.apply_chat_template(
+            filled, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        stop = processor.stop_string
+        generated = model.generate(
+            **inputs, max_new_tokens=tokens, do_sample=False, stop_strings=[stop], tokenizer=processor.tokenizer
+        )
+        text = processor.tokenizer.decode(generated[0, inputs["input_ids"].shape[1] :])
+        return text.split(stop)[0].split("</s>")[0].strip()
+
+    return answer
