@@ -8,8 +8,6 @@ import random
 import resource
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from ..data_generation import write_rows
 from ..train.checkpointing import replace_folder, staging_folder
 from .backbones import pretrain_clip, pretrain_llama
+from .beside import Beside
 from .evaluate import Item, accuracy, best_guess, make_exam
 from .questions import KINDS, Examiner
 from .report import render_table, write_report
@@ -88,7 +87,9 @@ class Quickstart:
 
     def run(self) -> dict[str, Any]:
         started = time.perf_counter()
-        with self.beside() as beside:
+        threads = max(1, (os.cpu_count() or 1) // 2)  # for each of the two processes
+        torch.set_num_threads(threads)
+        with Beside(threads) as beside:
             with self.phase("world"):
                 scenes = [sample_scene(self.rng, self.held_out) for _ in range(self.scenes)]
                 self.write_rows(scenes)
@@ -187,27 +188,11 @@ class Quickstart:
         }
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[ProcessPoolExecutor]:
-        """A second process for what the model is compared with, a share of the cores for each of the two."""
-        threads = max(1, (os.cpu_count() or 1) // 2)
-        torch.set_num_threads(threads)
-        pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start_beside, initargs=(threads,))
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         print(f"\n-- {name}", flush=True)
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
-
-
-def _start_beside(threads: int) -> None:
-    torch.set_num_threads(threads)
-    _be_quiet()
 
 
 def _peak_memory_mb() -> float:
@@ -231,14 +216,10 @@ def _thinned(losses: list[float], points: int = 100) -> list[list[float]]:
 def _quiet() -> Iterator[None]:
     """The story is told by this file; the libraries' own messages would drown it."""
     before = transformers_logging.get_verbosity()
-    _be_quiet()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("llavakit").setLevel(logging.WARNING)
     try:
         yield
     finally:
         transformers_logging.set_verbosity(before)
         logging.getLogger("llavakit").setLevel(logging.NOTSET)
-
-
-def _be_quiet() -> None:
-    transformers_logging.set_verbosity_error()
-    logging.getLogger("llavakit").setLevel(logging.WARNING)

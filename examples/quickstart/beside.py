@@ -1,0 +1,78 @@
+"""A second process that does one job after the other, so that two cores have work of their own.
+
+Not `multiprocessing`: that imports the caller's script again, which a notebook or a script read from standard input
+does not have, and which a plain script would have to guard against.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+
+class Beside:
+    """Runs functions of installed modules in another process, in the order in which they are submitted.
+
+    Args:
+        threads: Of torch, in that process.
+    """
+
+    def __init__(self, threads: int):
+        start = f"from {__name__} import serve; serve({threads})"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ.copy()
+        )
+        self._queue = ThreadPoolExecutor(1)
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future:
+        """The future of what the function returns; an exception of the function is raised by its `result`."""
+        return self._queue.submit(self._ask, function, args)
+
+    def _ask(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        try:
+            pickle.dump((function, args), stdin)
+            stdin.flush()
+            answer = pickle.load(stdout)
+        except (EOFError, BrokenPipeError) as error:
+            raise RuntimeError("the process beside this one ended early; what it said last stands above.") from error
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def __enter__(self) -> "Beside":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Ends the process; a job that it is at is lost."""
+        self._process.kill()
+        self._process.wait()
+        self._queue.shutdown(cancel_futures=True)
+
+
+def serve(threads: int) -> None:
+    """The other process: reads jobs from standard input and writes what they return, until the caller is gone."""
+    torch.set_num_threads(threads)
+    transformers_logging.set_verbosity_error()
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not come between the answers
+    while True:
+        try:
+            function, args = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = function(*args)
+        except Exception as error:
+            traceback.print_exc()
+            answer = error
+        pickle.dump(answer, answers)
+        answers.flush()
