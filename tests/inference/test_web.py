@@ -348,10 +348,17 @@ def test_stop_gives_the_question_back(page: Page, photo: Path):
     page.browser.execute_script(
         "arguments[0].value = 800; arguments[0].dispatchEvent(new Event('input')); arguments[0].blur()", length
     )
-    page.ask("second")
-    page.wait(lambda: len(page.chat(0)) == 4 and len(page.chat(0)[3]) > 20)
-    page.one("#stop").click()
-    page.wait(lambda: page.ready() and page.chats() == before)
+    for attempt in range(5):
+        page.ask("second")
+        page.wait(lambda: len(page.chat(0)) == 4 and len(page.chat(0)[3]) > 20)
+        page.one("#stop").click()
+        try:
+            page.wait(lambda: page.ready() and page.chats() == before, seconds=10)
+            break
+        except AssertionError:  # a small model may be done before the button is pressed
+            assert attempt < 4 and page.ready() and len(page.chat(0)) == 4
+            page.one("#undo").click()
+            page.wait(lambda: page.ready() and page.chats() == before)
     assert page.box() == "second"
 
 
