@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import (
@@ -22,9 +23,8 @@ from transformers import (
 )
 
 from .phrases import attributes, phrase_text, phrases_about, truth
-from .world import IMAGE_SIDE, Pair, Scene, draw_scene
+from .world import CELL_SIDE, IMAGE_SIDE, Pair, Scene
 
-PATCH_SIDE = 24
 HIDDEN = 128
 CLIP_BATCH = 128
 LLAMA_BATCH = 64
@@ -37,6 +37,7 @@ def make_image_processor(mean: list[float], std: list[float]) -> CLIPImageProces
 
 def pretrain_clip(
     scenes: Sequence[Scene],
+    pictures: Sequence[Image.Image],
     banned: frozenset[Pair],
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
@@ -53,8 +54,7 @@ def pretrain_clip(
     """
     rng = random.Random(f"clip {seed}")
     things = attributes(scenes)
-    drawn = np.stack([np.asarray(draw_scene(scene)) for scene in tqdm(scenes, desc="Drawing", leave=False)])
-    pixels = torch.from_numpy(drawn).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
     sample = pixels[:1000] / 255
     mean, std = sample.mean(dim=(0, 2, 3)), sample.std(dim=(0, 2, 3))
     image_processor = make_image_processor(mean.tolist(), std.tolist())
@@ -68,7 +68,7 @@ def pretrain_clip(
                 num_hidden_layers=3,
                 num_attention_heads=4,
                 image_size=IMAGE_SIDE,
-                patch_size=PATCH_SIDE,
+                patch_size=CELL_SIDE,
                 projection_dim=HIDDEN,
             ),
             text_config=CLIPTextConfig(

@@ -26,9 +26,7 @@ class Beside:
 
     def __init__(self, threads: int):
         start = f"from {__name__} import serve; serve({threads})"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ.copy()
-        )
+        self._process = subprocess.Popen([sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._queue = ThreadPoolExecutor(1)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future:

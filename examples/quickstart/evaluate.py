@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from .questions import KINDS, Examiner, Question
 from .world import Pair, Scene, draw_scene, sample_scene
 
 BATCH = 60
+MAX_NEW_TOKENS = 80  # a description of four things takes 54
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,6 @@ def make_exam(seed: int, pairs: Iterable[Pair], held_out: frozenset[Pair], quest
     return items
 
 
-@torch.inference_mode()
 def answers(
     model: Any, processor: Any, items: Sequence[Item], *, blind: bool = False, show_progress: bool = True
 ) -> list[str]:
@@ -57,23 +58,32 @@ def answers(
     model.eval()
     said: list[str] = []
     for start in tqdm(range(0, len(items), BATCH), desc="Asking", disable=not show_progress):
-        talks = []
-        for item in items[start : start + BATCH]:
-            seen = [] if blind else [{"type": "image", "image": draw_scene(item.scene)}]
-            content = [*seen, {"type": "text", "text": item.question.text}]
-            talks.append([{"role": "user", "content": content}])
-        batch = processor.apply_chat_template(
-            talks,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
-        )
-        generated = model.generate(**batch, max_new_tokens=40, do_sample=False)
-        texts = processor.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        said += [text.strip() for text in texts]
+        batch = items[start : start + BATCH]
+        pictures = None if blind else [draw_scene(item.scene) for item in batch]
+        said += ask_batch(model, processor, [item.question.text for item in batch], pictures)
     return said
+
+
+@torch.inference_mode()
+def ask_batch(
+    model: Any, processor: Any, questions: Sequence[str], pictures: Sequence[Image.Image] | None
+) -> list[str]:
+    """The model's greedy answers, without the stop, each to a question about a picture or, without any, to words alone."""
+    talks = []
+    for place, question in enumerate(questions):
+        seen = [{"type": "image", "image": pictures[place]}] if pictures else []
+        talks.append([{"role": "user", "content": [*seen, {"type": "text", "text": question}]}])
+    batch = processor.apply_chat_template(
+        talks,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": "left"},
+    )
+    generated = model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+    texts = processor.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
 
 
 def accuracy(items: Sequence[Item], said: Sequence[str]) -> dict[str, float]:

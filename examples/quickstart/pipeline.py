@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
@@ -20,9 +21,9 @@ from ..train.checkpointing import replace_folder, staging_folder
 from .backbones import pretrain_clip, pretrain_llama
 from .beside import Beside
 from .evaluate import Item, accuracy, best_guess, make_exam
-from .questions import KINDS, Examiner
+from .questions import KINDS, Examiner, Question
 from .report import render_table, write_report
-from .rows import alignment_rows_of, instruction_rows, without_image
+from .rows import alignment_rows_of, detail_turn, instruction_rows, without_image
 from .text import read_and_answer, train_tokenizer
 from .training import Run, Stage, train_and_ask
 from .world import COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene
@@ -48,7 +49,7 @@ def run_quickstart(output_dir: str, seed: int = 0, scale: float = 1.0) -> dict[s
     final = Path(output_dir)
     if final.exists() and any(final.iterdir()) and not (final / MARK).exists():
         raise ValueError(f"output_dir={output_dir!r} holds something else; choose a new folder.")
-    with _quiet(), staging_folder(final) as folder:
+    with quiet(), staging_folder(final) as folder:
         results = Quickstart(folder, seed, scale).run()
         write_report(results, folder, final=final)
         (folder / MARK).write_text(json.dumps({"seed": seed, "scale": scale}))
@@ -75,13 +76,13 @@ class Quickstart:
         def scaled(number: int, least: int) -> int:
             return max(least, round(number * scale))
 
-        self.scenes = scaled(14_000, 300)
+        self.scenes = scaled(12_000, 300)
         self.texts = scaled(6_400, 200)
         self.scenes_align = scaled(4_000, 64)
         self.steps_clip = scaled(300, 4)
         self.steps_llama = scaled(60, 4)
         self.steps_align = scaled(100, 4)
-        self.steps_instruct = scaled(1_300, 4)
+        self.steps_instruct = scaled(2_600, 4)
         self.steps_blind = scaled(300, 4)
         self.questions = scaled(150, 8)
 
@@ -90,20 +91,9 @@ class Quickstart:
         threads = max(1, (os.cpu_count() or 1) // 2)  # for each of the two processes
         torch.set_num_threads(threads)
         with Beside(threads) as beside:
-            with self.phase("world"):
-                scenes = [sample_scene(self.rng, self.held_out) for _ in range(self.scenes)]
-                self.write_rows(scenes)
-                tokenizer, texts = self.write_texts(scenes)
-                exam = make_exam(self.seed, self.pairs, self.held_out, self.questions)
-            backbones = self.folder / "backbones"
-            with self.phase("backbones"):
-                llama = beside.submit(
-                    pretrain_llama, texts, tokenizer, backbones / "language", self.steps_llama, self.seed, False
-                )
-                clip = pretrain_clip(
-                    scenes, self.held_out, tokenizer, backbones / "vision", self.steps_clip, self.seed
-                )
-                self.curves |= {"CLIP": _thinned(clip), "Llama": _thinned(llama.result())}
+            self.prepare(beside)
+            exam = self.exam()
+            asked = [*exam, self.to_describe(exam)]
             align = Stage("align", "align.json", self.steps_align)
             instruct = Stage("instruct", "instruct.json", self.steps_instruct)
             rivals = (
@@ -111,8 +101,8 @@ class Quickstart:
                 Run("blind", (Stage("instruct", "blind.json", self.steps_blind),), blind=True),
             )
             with self.phase("both stages"):
-                jobs = [beside.submit(train_and_ask, self.folder, run, exam, self.seed, False) for run in rivals]
-                model = train_and_ask(self.folder, Run("model", (align, instruct)), exam, self.seed, True)
+                jobs = [beside.submit(train_and_ask, self.folder, run, asked, self.seed, False) for run in rivals]
+                model = train_and_ask(self.folder, Run("model", (align, instruct)), asked, self.seed, True)
                 self.curves |= model.curves
             with self.phase("comparison"):
                 outcomes = {"model": model}
@@ -121,7 +111,9 @@ class Quickstart:
                     self.curves[run.name] = outcomes[run.name].curves["instruct"]
         (self.folder / "runs" / "model").rename(self.folder / "model")
         self.seconds["total"] = time.perf_counter() - started
-        results = self.compare(exam, {name: outcome.said for name, outcome in outcomes.items()}) | {
+        said = {name: outcome.said[: len(exam)] for name, outcome in outcomes.items()}
+        results = self.compare(exam, said) | {
+            "description": self.described(asked[-1], model.said[-1]),
             "seed": self.seed,
             "settings": model.settings | self.settings(),
             "seconds": {name: round(seconds, 1) for name, seconds in self.seconds.items()},
@@ -131,10 +123,30 @@ class Quickstart:
         (self.folder / "results.json").write_text(json.dumps(results, indent=1))
         return results
 
+    def prepare(self, beside: Beside) -> None:
+        """Everything that training starts from: the world's pictures and rows, and the two backbones."""
+        with self.phase("world"):
+            scenes = [sample_scene(self.rng, self.held_out) for _ in range(self.scenes)]
+            pictures = [draw_scene(scene) for scene in scenes]
+            self.write_rows(scenes, self.save(pictures, "train"))
+            tokenizer, texts = self.write_texts(scenes)
+        backbones = self.folder / "backbones"
+        with self.phase("backbones"):
+            llama = beside.submit(
+                pretrain_llama, texts, tokenizer, backbones / "language", self.steps_llama, self.seed, False
+            )
+            clip = pretrain_clip(
+                scenes, pictures, self.held_out, tokenizer, backbones / "vision", self.steps_clip, self.seed
+            )
+            self.curves |= {"CLIP": _thinned(clip), "Llama": _thinned(llama.result())}
+
+    def exam(self) -> list[Item]:
+        """The questions, the same at each call."""
+        return make_exam(self.seed, self.pairs, self.held_out, self.questions)
+
     # ---- what is read: rows of the two stages, and the text of the pretraining ----
 
-    def write_rows(self, scenes: list[Scene]) -> None:
-        pictures = self.draw(scenes, "train")
+    def write_rows(self, scenes: list[Scene], pictures: list[str]) -> None:
         examiner = Examiner(random.Random(f"rows {self.seed}"), self.pairs - self.held_out, lead=20)
         rows = instruction_rows(scenes, pictures, examiner)
         count = self.scenes_align
@@ -149,12 +161,12 @@ class Quickstart:
         tokenizer = train_tokenizer([message["content"] for talk in talks for message in talk])
         return tokenizer, [str(tokenizer.apply_chat_template(talk, tokenize=False)) for talk in talks]
 
-    def draw(self, scenes: list[Scene], name: str) -> list[str]:
-        """Draw scenes to files; returns their paths from the run's folder."""
+    def save(self, pictures: list[Image.Image], name: str) -> list[str]:
+        """Write pictures to files; returns their paths from the run's folder."""
         (self.folder / "scenes" / name).mkdir(parents=True, exist_ok=True)
-        paths = [f"scenes/{name}/{number:05}.png" for number in range(len(scenes))]
-        for scene, path in zip(scenes, paths, strict=True):
-            draw_scene(scene).save(self.folder / path)
+        paths = [f"scenes/{name}/{number:05}.png" for number in range(len(pictures))]
+        for picture, path in zip(pictures, paths, strict=True):
+            picture.save(self.folder / path)
         return paths
 
     # ---- what was learnt ----
@@ -164,7 +176,7 @@ class Quickstart:
         shown = [place for kind in KINDS for place in range(len(exam)) if exam[place].question.kind == kind]
         shown = [place for start in range(6) for place in shown[start :: max(1, len(shown) // 4)][:4]]
         shown = list(dict.fromkeys(shown))
-        pictures = self.draw([exam[place].scene for place in shown], "held_out")
+        pictures = self.save([draw_scene(exam[place].scene) for place in shown], "held_out")
         examples = [
             {
                 "image": picture,
@@ -177,6 +189,16 @@ class Quickstart:
             for place, picture in zip(shown, pictures, strict=True)
         ]
         return {"questions": dict.fromkeys(KINDS, self.questions), "accuracy": scores, "examples": examples}
+
+    def to_describe(self, exam: list[Item]) -> Item:
+        """The fullest scene of the exam, and the question for a detailed description."""
+        fullest = max(exam, key=lambda item: len(item.scene.things))
+        text, truth = detail_turn(fullest.scene, random.Random(f"description {self.seed}"))
+        return Item(fullest.scene, Question("detail", "detail", text, truth, ()), fullest.held_out_pair)
+
+    def described(self, item: Item, said: str) -> dict[str, str]:
+        (picture,) = self.save([draw_scene(item.scene)], "described")
+        return {"image": picture, "model": said, "truth": item.question.answer}
 
     def settings(self) -> dict[str, str]:
         return {
@@ -213,7 +235,7 @@ def _thinned(losses: list[float], points: int = 100) -> list[list[float]]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The story is told by this file; the libraries' own messages would drown it."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from .world import COLOURS, SHAPES, Pair, Scene, Thing
+from .world import CELLS, COLOURS, SHAPES, Pair, Scene, Thing
 
 KINDS = ("presence", "colour", "count", "relation")
 NUMBERS = ("zero", "one", "two", "three", "four")
@@ -43,14 +43,6 @@ class Question:
     answer: str
     rivals: tuple[str, ...]
     about: frozenset[Pair] = frozenset()
-
-
-def plural(shape: str) -> str:
-    return f"{shape}es" if shape == "cross" else f"{shape}s"
-
-
-def name_of(pair: Pair) -> str:
-    return f"{pair[0]} {pair[1]}"
 
 
 def with_article(words: str) -> str:
@@ -116,6 +108,9 @@ def _presence(scene: Scene) -> Iterator[Question]:
     for colour in COLOURS:
         answer = "yes" if colour in colours else "no"
         yield Question("presence", "a colour", f"Is anything {colour}?", answer, ("yes", "no"))
+    for place in CELLS:
+        answer = "yes" if place in {thing.place for thing in scene.things} else "no"
+        yield Question("presence", "a place", f"Is anything in the {place}?", answer, ("yes", "no"))
 
 
 def _colour(scene: Scene, pairs: frozenset[Pair]) -> Iterator[Question]:
@@ -134,7 +129,7 @@ def _count(scene: Scene) -> Iterator[Question]:
     yield _how_many("all", "things", len(scene.things), NUMBERS[1:])
     for shape in SHAPES:
         number = sum(thing.shape == shape for thing in scene.things)
-        yield _how_many("shapes", plural(shape), number, NUMBERS[:3])
+        yield _how_many("shapes", f"{shape}s", number, NUMBERS[:3])
     for colour in COLOURS:
         number = sum(thing.colour == colour for thing in scene.things)
         yield _how_many("colours", f"{colour} things", number, NUMBERS[:3])

@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import jinja2
-
+from ..data_generation.pages import page_template
 from ..train.inspection import visible
+
+PAGE = Path(__file__).with_name("report.html")
 
 # Who answers the questions: a name in a sentence or a column, and the same broken into lines for the terminal
 COLUMNS = {
@@ -110,17 +111,9 @@ def write_report(results: Mapping[str, Any], folder: Path, final: Path | None = 
     Raises:
         FileNotFoundError: A picture is not there.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # a young model's answers are text, whatever they contain
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"visible": visible, "share": _share, "duration": _duration}
     examples = [_shown_example(example, folder) for example in results["examples"]]
     description = results.get("description")
-    page = environment.get_template("report.html").render(
+    page = page_template(PAGE, visible=visible, share=_share, duration=_duration).render(
         results=results,
         columns={key: name for key, (name, _) in COLUMNS.items()},
         rows=list(_accuracy_rows(results)),

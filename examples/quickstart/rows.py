@@ -1,10 +1,11 @@
 """Scenes to text: captions, descriptions, reasoning and conversations, and the rows of the two stages made of them."""
 
 import random
+from collections import Counter
 from typing import Any
 
 from ..data_generation import alignment_rows
-from .questions import KINDS, NUMBERS, Examiner, enumeration, full_name, plural, with_article
+from .questions import KINDS, NUMBERS, Examiner, enumeration, full_name, with_article
 from .world import COLOURS, SHAPES, Scene
 
 TURNS_A_CONVERSATION = 3
@@ -19,15 +20,15 @@ DETAIL_QUESTIONS = (
 
 
 def caption(scene: Scene) -> str:
-    """Everything in a sentence: "a small red circle in the northwest and a large blue cross in the southeast"."""
-    return enumeration([with_article(f"{full_name(thing)} in the {thing.place}") for thing in scene.things])
+    """Everything in a sentence: "in the northwest a small red circle and in the southeast a large blue square"."""
+    return enumeration([f"in the {thing.place} {with_article(full_name(thing))}" for thing in scene.things])
 
 
 def description(scene: Scene) -> str:
     """The detailed description: how many things there are, then a sentence for each."""
     number = len(scene.things)
     opening = "There is one thing." if number == 1 else f"There are {NUMBERS[number]} things."
-    sentences = [f"{with_article(full_name(thing)).capitalize()} is in the {thing.place}." for thing in scene.things]
+    sentences = [f"In the {thing.place} is {with_article(full_name(thing))}." for thing in scene.things]
     return " ".join([opening, *sentences])
 
 
@@ -37,23 +38,16 @@ def detail_turn(scene: Scene, rng: random.Random) -> Turn:
 
 def reasoning_turn(scene: Scene, rng: random.Random) -> Turn:
     """A question that takes two looks, answered with the reasons first."""
-    return rng.choice([_more_of_which, _what_is_left])(scene, rng)
+    return rng.choice([_most_of_which, _most_of_which, _what_is_left])(scene, rng)
 
 
-def _more_of_which(scene: Scene, rng: random.Random) -> Turn:
-    one = rng.choice(scene.things).shape
-    other = rng.choice([shape for shape in SHAPES if shape != one])
-    if rng.random() < 0.5:
-        one, other = other, one
-    numbers = [sum(thing.shape == shape for thing in scene.things) for shape in (one, other)]
-    verdict = "yes" if numbers[0] > numbers[1] else "no"
-    reasons = " and ".join(_counted(n, s) for n, s in zip(numbers, (one, other), strict=True))
-    verb = "is" if numbers[0] == 1 else "are"
-    return f"Are there more {plural(one)} than {plural(other)}?", f"There {verb} {reasons}, so {verdict}."
-
-
-def _counted(number: int, shape: str) -> str:
-    return f"{NUMBERS[number]} {shape if number == 1 else plural(shape)}"
+def _most_of_which(scene: Scene, rng: random.Random) -> Turn:
+    """The tally first, then whoever leads it: several where they are level."""
+    attribute, values = rng.choice([("colour", COLOURS), ("shape", SHAPES)])
+    tally = Counter(getattr(thing, attribute) for thing in scene.things)
+    reasons = ", ".join(f"{value} {NUMBERS[tally[value]]}" for value in values)
+    leaders = enumeration([value for value in values if tally[value] == max(tally.values())])
+    return f"Which {attribute} is most frequent?", f"{reasons.capitalize()}, so {leaders}."
 
 
 def _what_is_left(scene: Scene, rng: random.Random) -> Turn:
@@ -89,14 +83,17 @@ def alignment_rows_of(scenes: list[Scene], pictures: list[str], seed: int) -> li
 
 
 def instruction_rows(scenes: list[Scene], pictures: list[str], examiner: Examiner) -> list[dict[str, Any]]:
-    """Stage 2: a conversation about each picture; a detailed description and a reasoning about every 16th."""
+    """Stage 2: a conversation about each picture, a detailed description of every 4th, a reasoning about every 8th.
+
+    A description puts each place before what stands there, so that every word of it is an answer to "what is where".
+    """
     rng = examiner.rng
     rows = []
     for number, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
         told = {"conversation": conversation_turns(scene, examiner, TURNS_A_CONVERSATION)}
-        if number % 16 == 0:
+        if number % 4 == 0:
             told["detail"] = [detail_turn(scene, rng)]
-        if number % 16 == 8:
+        if number % 8 == 1:
             told["reasoning"] = [reasoning_turn(scene, rng)]
         rows += [_row(f"{kind}-{number}", picture, turns) for kind, turns in told.items() if turns]
     return rows

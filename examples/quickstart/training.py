@@ -1,11 +1,13 @@
 """The runs that the quickstart compares: the two stages by the library's own classes, then the exam."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers.trainer_callback import TrainerCallback
 
 from ..train import LlavaSFTConfig, LlavaSFTTrainer, load_conversations
 from ..train.initialize import build_llava, save_llava
@@ -14,7 +16,7 @@ from .text import CHAT_TEMPLATE
 
 Curve = list[list[float]]  # [step, loss] pairs
 
-LEARNING_RATES = {"align": 5e-3, "instruct": 2e-3}
+LEARNING_RATES = {"align": 5e-3, "instruct": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,42 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its stages, and whether it is trained and asked without pictures."""
+    """A run: its stages, whether it is trained and asked without pictures, and how its model is built."""
 
     name: str
     stages: tuple[Stage, ...]
     blind: bool = False
+    projector_type: str = "linear"
+    vision_feature_layer: int = -2
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
     """What a run left: a loss curve a stage, the answers to the exam, and some figures of the model."""
 
-    said: list[str] = field(default_factory=list)
-    curves: dict[str, Curve] = field(default_factory=dict)
-    settings: dict[str, str] = field(default_factory=dict)
+    said: list[str]
+    curves: dict[str, Curve]
+    settings: dict[str, str]
+
+
+class LossBar(TrainerCallback):
+    """One progress bar with the loss at its end."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, desc=self.name)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "loss" in logs:
+            self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()
 
 
 def train_and_ask(folder: Path, run: Run, exam: Sequence[Item], seed: int, show_progress: bool) -> Outcome:
@@ -56,14 +80,20 @@ def train_and_ask(folder: Path, run: Run, exam: Sequence[Item], seed: int, show_
     """
     set_seed(seed)
     backbones = folder / "backbones"
-    model, processor = build_llava(str(backbones / "vision"), str(backbones / "language"), chat_template=CHAT_TEMPLATE)
-    outcome = Outcome()
-    for stage in run.stages:
-        outcome.curves[stage.stage] = _train(folder, run.name, stage, model, processor, seed, show_progress)
+    model, processor = build_llava(
+        str(backbones / "vision"),
+        str(backbones / "language"),
+        chat_template=CHAT_TEMPLATE,
+        projector_type=run.projector_type,
+        vision_feature_layer=run.vision_feature_layer,
+    )
+    curves = {
+        stage.stage: _train(folder, run.name, stage, model, processor, seed, show_progress) for stage in run.stages
+    }
     save_llava(model, processor, folder / "runs" / run.name)
-    outcome.said = answers(model, processor, exam, blind=run.blind, show_progress=show_progress)
-    outcome.settings = _figures(model)
-    return outcome
+    return Outcome(
+        answers(model, processor, exam, blind=run.blind, show_progress=show_progress), curves, _figures(model)
+    )
 
 
 def _train(folder: Path, name: str, stage: Stage, model: Any, processor: Any, seed: int, show_progress: bool) -> Curve:
@@ -75,7 +105,7 @@ def _train(folder: Path, name: str, stage: Stage, model: Any, processor: Any, se
         warmup_steps=0.03,
         weight_decay=0.0,
         adam_beta2=0.98,
-        per_device_train_batch_size=48,
+        per_device_train_batch_size=24,
         max_steps=stage.steps,
         max_length=512,
         group_by_modality_length=True,
@@ -96,6 +126,11 @@ def _train(folder: Path, name: str, stage: Stage, model: Any, processor: Any, se
         processing_class=processor,
         dataset_name=f"quickstart: {stage.rows}",
     )
+    # The default bar writes a line of figures at each log; the report has them as curves
+    for printing in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printing)
+    if show_progress:
+        trainer.add_callback(LossBar(f"Stage {stage.stage}"))
     trainer.train()
     return [[log["step"], log["loss"]] for log in trainer.state.log_history if "loss" in log]
 
@@ -105,7 +140,8 @@ def _figures(model: Any) -> dict[str, str]:
     side = vision.image_size
     return {
         "image": f"{side} x {side} pixels, {model.config.num_image_tokens} tokens",
-        "vision encoder": f"CLIP, {vision.num_hidden_layers} layers, width {vision.hidden_size}, feature layer -2",
+        "vision encoder": f"CLIP, {vision.num_hidden_layers} layers, width {vision.hidden_size}, "
+        f"feature layer {model.config.vision_feature_layer}",
         "connector": f"{model.config.projector_type}, {_size(model.model.multi_modal_projector)} parameters",
         "language model": f"Llama, {language.num_hidden_layers} layers, width {language.hidden_size}, "
         f"{_size(model.model.language_model)} parameters",

@@ -15,8 +15,8 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageDraw
 
-Shape = Literal["circle", "square", "triangle", "cross"]
-Colour = Literal["red", "green", "blue", "yellow", "purple"]
+Shape = Literal["circle", "square", "triangle"]
+Colour = Literal["red", "green", "blue", "yellow"]
 Size = Literal["small", "large"]
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
@@ -28,16 +28,15 @@ COLUMNS = 2
 CELL_SIDE = 24  # pixels
 IMAGE_SIDE = COLUMNS * CELL_SIDE
 MAX_THINGS = 4
-HELD_OUT = 3  # pairs
+HELD_OUT = 2  # pairs
 MAX_SWAY = 2  # pixels that a thing may stand off the middle of its cell
-# Odd sides have a middle pixel, so that triangles and crosses are symmetric and fill their box exactly.
+# Odd sides have a middle pixel, so that triangles are symmetric and fill their box exactly.
 SIDES: dict[Size, tuple[int, ...]] = {"small": (11, 13), "large": (19, 21)}
 RGB: dict[Colour, tuple[int, int, int]] = {
     "red": (214, 39, 40),
     "green": (44, 160, 44),
     "blue": (31, 98, 200),
     "yellow": (235, 205, 20),
-    "purple": (140, 70, 190),
 }
 
 Pair = tuple[Colour, Shape]
@@ -85,7 +84,7 @@ class Scene:
 
 
 def held_out_pairs(seed: int) -> frozenset[Pair]:
-    """Three colour-shape pairs, no shape and no colour twice: each of them stays well known in other pairs."""
+    """Two colour-shape pairs, no shape and no colour twice: each of them stays well known in other pairs."""
     rng = random.Random(f"held-out pairs {seed}")
     return frozenset(zip(rng.sample(COLOURS, HELD_OUT), rng.sample(SHAPES, HELD_OUT), strict=True))
 
@@ -143,15 +142,10 @@ def draw_scene(scene: Scene) -> Image.Image:
 def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
     left, top, right, bottom = thing.box
     right, bottom = right - 1, bottom - 1  # PIL counts the last pixel in
-    side, middle = right - left + 1, (left + right) // 2
     match thing.shape:
         case "circle":
             pen.ellipse((left, top, right, bottom), fill=thing.rgb)
         case "square":
             pen.rectangle((left, top, right, bottom), fill=thing.rgb)
         case "triangle":
-            pen.polygon(((left, bottom), (middle, top), (right, bottom)), fill=thing.rgb)
-        case "cross":
-            arm = side // 3
-            pen.rectangle((left + arm, top, right - arm, bottom), fill=thing.rgb)
-            pen.rectangle((left, top + arm, right, bottom - arm), fill=thing.rgb)
+            pen.polygon(((left, bottom), ((left + right) // 2, top), (right, bottom)), fill=thing.rgb)

@@ -1,12 +1,17 @@
 """The quickstart as a newcomer runs it: a smoke run, and the whole of it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from llavakit.quickstart import run_quickstart
+from llavakit.quickstart.evaluate import ask_batch
+from llavakit.quickstart.questions import KINDS
 
 
 def test_smoke_run_leaves_a_checkpoint_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -26,3 +31,25 @@ def test_smoke_run_leaves_a_checkpoint_and_a_report(tmp_path: Path, capsys: pyte
     with pytest.raises(ValueError, match="holds something else"):
         run_quickstart(str(stranger), scale=0.01)
     assert [file.name for file in stranger.iterdir()] == ["chapter.txt"]
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_learns_to_see(tmp_path: Path):
+    """The bars that the quickstart is held to, on one seed; the README has the figures of three."""
+    folder = tmp_path / "quickstart"
+    subprocess.run([sys.executable, "-m", "llavakit.cli", "quickstart", "--output_dir", str(folder)], check=True)
+    results = json.loads((folder / "results.json").read_text())
+    model, blind, guess = (results["accuracy"][name] for name in ("model", "blind", "guess"))
+    print({name: (round(model[name], 3), round(blind[name], 3)) for name in model})
+    assert set(KINDS) < set(model)
+    assert model["all"] >= 0.85
+    assert model["all"] >= blind["all"] + 0.35
+    assert blind["all"] < 0.5 and guess["all"] < 0.5
+    assert results["peak_memory_mb"] <= 4096
+
+    checkpoint = AutoModelForImageTextToText.from_pretrained(folder / "model")
+    processor = AutoProcessor.from_pretrained(folder / "model")
+    examples = results["examples"]
+    pictures = [Image.open(folder / example["image"]) for example in examples]
+    said = ask_batch(checkpoint, processor, [example["question"] for example in examples], pictures)
+    assert said == [example["answers"]["model"] for example in examples]
