@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from .files import read_rows, replacing
 from .journal import read_journal
+from .pages import page_template
 from .viewer_cards import KEPT, Card, Group, context_names, group_of, make_card
 
 Row = dict[str, Any]
+PAGE = Path(__file__).with_name("viewer_page.html")
 GOOD = (KEPT, "answered")  # verdicts of rows that nothing is wrong with
 
 
@@ -89,21 +89,18 @@ def view(
 
 def render_page(shown: View) -> str:
     """The page's HTML. Rows are text, whatever they contain; the only script that may run is the page's own."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     types, verdicts = (sorted({group[part] for group in shown.counts}) for part in (0, 1))
-    return environment.get_template("viewer_page.html").render(
+    return page_template(PAGE, sha256=_sha256).render(
         shown=shown,
         types=types,
         verdicts=sorted(verdicts, key=lambda verdict: (verdict not in GOOD, verdict)),
         good=GOOD,
     )
+
+
+def _sha256(text: str) -> str:
+    """Of a script, in the form in which a page's policy names it."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 # ---- which rows ----

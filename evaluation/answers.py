@@ -52,7 +52,7 @@ def read_answers(
     answers: Answers = {}
     duplicates: list[str] = []
     for path in files_of(paths, (".jsonl", ".json")):
-        for number, row in enumerate(answer_rows(path), start=1):
+        for number, row in enumerate(answer_rows(path, text_fields), start=1):
             try:
                 key = answer_id(row)
                 text = None if row.get("error") else first_field(row, text_fields)
@@ -65,17 +65,22 @@ def read_answers(
     return answers
 
 
-def answer_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a file; a single object of id -> text is turned into rows.
+def answer_rows(path: Path, text_fields: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The rows of a file; a `.json` that is a single object of id -> text is turned into rows.
+
+    Args:
+        path: The file.
+        text_fields: What marks an object as a row rather than as texts by id.
 
     Raises:
         ValueError: The file is of another form.
     """
-    for row in json_rows(path):
-        if path.suffix == ".json" and not {"question_id", "id"} & set(row) and all(map(_is_text, row.values())):
-            yield from ({"id": key, "text": text} for key, text in row.items())
-        else:
-            yield row
+    rows = list(json_rows(path))
+    if path.suffix != ".json" or len(rows) != 1 or {"question_id", "id", *text_fields} & set(rows[0]):
+        return rows
+    if not all(map(_is_text, rows[0].values())):
+        return rows
+    return [{"id": key, text_fields[0]: text} for key, text in rows[0].items()]
 
 
 def json_rows(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..data_generation.academic_rows import field
 from ..data_generation.extras import require
 from .answers import Answers
-from .official_files import answers_in_rows, has_keys, official_contents, write_json
+from .official_files import has_keys, official_contents, write_json
 from .ptb_tokens import caption_words
 from .short_answers import public_answers
 from .task import Example, Graded, Sums, Task, count_of, ratio
@@ -52,10 +52,6 @@ class COCOCaption(Task):
                 names = [image["file_name"]] if "file_name" in image else []
                 examples.append(Example(str(image["id"]), PROMPT, captions.get(image["id"]), names))
         return examples
-
-    def read_answers(self, paths: Sequence[Path], examples: Sequence[Example]) -> Answers:
-        """Read captions: COCO's results (`image_id`, `caption`), or lines by id."""
-        return answers_in_rows(paths, self.answer_id, self.text_fields)
 
     def grade_all(self, examples: Sequence[Example], answers: Answers) -> list[Graded]:
         """Grade all captions at once: how much an n-gram counts for CIDEr depends on how many images it is said of."""

@@ -24,6 +24,7 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 SUBTASKS = PERCEPTION + COGNITION
 
 ASKED_BY_MME = "Please answer yes or no."
+TEXT_FIELDS = ("text", "answer")
 
 
 class Mme(Task):
@@ -158,9 +159,9 @@ def _official_answers(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _json_answers(path: Path) -> Iterator[tuple[str, str | None]]:
-    for number, row in enumerate(answer_rows(path), start=1):
+    for number, row in enumerate(answer_rows(path, TEXT_FIELDS), start=1):
         try:
-            yield _row_id(row), None if row.get("error") else first_field(row, ("text", "answer"))
+            yield _row_id(row), None if row.get("error") else first_field(row, TEXT_FIELDS)
         except ValueError as error:
             raise ValueError(f"{path}, answer {number}: {error}") from error
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data_generation.files import read_rows, replacing
-from .answers import Answers, files_of, first_field, json_content, json_rows, refuse_duplicates
+from .answers import files_of, json_content, json_rows
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 
@@ -53,35 +53,6 @@ def has_keys(content: Any, *keys: str) -> bool:
     if isinstance(content, list):
         content = content[0] if content else None
     return isinstance(content, dict) and all(key in content for key in keys)
-
-
-def answers_in_rows(
-    paths: Sequence[Path], answer_id: Callable[[Mapping[str, Any]], str], text_fields: Sequence[str]
-) -> Answers:
-    """Answers from lists or lines of rows; unlike `answers.read_answers` it takes no object of id -> text for one.
-
-    Args:
-        paths: Files or folders.
-        answer_id: Gives the id of the example that a row answers.
-        text_fields: Where a row has the answer, the first that is there.
-
-    Raises:
-        ValueError: A row without id or text, or two answers to one example.
-    """
-    answers: Answers = {}
-    duplicates = []
-    for path in files_of(paths, (".json", ".jsonl")):
-        for number, row in enumerate(json_rows(path), start=1):
-            try:
-                key = answer_id(row)
-                text = None if row.get("error") else first_field(row, text_fields)
-            except ValueError as error:
-                raise ValueError(f"{path}, answer {number}: {error}") from error
-            if answers.get(key) is not None:
-                duplicates.append(key)
-            answers[key] = text
-    refuse_duplicates(duplicates)
-    return answers
 
 
 def write_json(content: Any, path: Path) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data_generation.files import replacing
+from ..data_generation.pages import page_template
 from ..data_generation.pictures import NoPicture, Picture, embed
 from .intervals import LEVEL, Interval
 from .scoring import Result
 from .task import Example, Graded, Task
 
 WORST = 48  # answers on the page
-PAGE = "report_page.html"
+PAGE = Path(__file__).with_name("report_page.html")
 
 
 @dataclass
@@ -49,17 +50,8 @@ def write_report(
         image_folder: Where image paths start; no path may leave it.
         num_worst: How many answers to show at most.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     chosen = worst(task, result.graded, num_worst)
-    page = environment.get_template(PAGE).render(
+    page = page_template(PAGE).render(
         task=task,
         scores=result.scores,
         intervals=found,

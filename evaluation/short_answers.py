@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .answers import Answers
-from .official_files import answers_in_rows
+from .answers import Answers, read_answers
 from .task import Example, Task
 from .vqa_accuracy import normalize_evalai
 
@@ -33,7 +32,7 @@ class ShortAnswerTask(Task):
                 handed_in.add(key)
             return key
 
-        answers = answers_in_rows(paths, answer_id, self.text_fields)
+        answers = read_answers(paths, answer_id, self.text_fields)
         return {key: text if text is None or key in handed_in else self.tidy(text) for key, text in answers.items()}
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..data_generation.extras import require
 from ..train.images import MAX_IMAGE_PIXELS
 from .chat import load_llava
 from .feedback import Feedback
@@ -95,7 +96,7 @@ def chat_in_browser(
     )
     settings = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     kept = Feedback(feedback)
-    _require_gradio()
+    require("gradio", "web")
     from .web_page import build_page
 
     models = [NamedModel(path, *load_llava(path, trust_remote_code)) for path in model_paths]
@@ -153,12 +154,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name, which may resolve to anything
         return False
-
-
-def _require_gradio() -> None:
-    try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":  # it is there, but broken: its own message says more
-            raise
-        raise ValueError("--web needs gradio, which is not installed. Run: pip install 'llavakit[web]'") from error

@@ -22,13 +22,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 from transformers import AutoConfig, AutoProcessor
 
+from ..data_generation.pages import page_template
 from ..processing import SHIPPED_TEMPLATES, LlavaProcessor
 from .collator import IGNORE_INDEX, LlavaCollator
 from .conversations import read_raw_rows
@@ -38,6 +38,7 @@ from .screening import RowCheck, check_row
 
 LISTED_ON_PAGE, LISTED_IN_TERMINAL = 1000, 20
 THUMBNAILS = 4  # pictures shown of one row
+PAGE = Path(__file__).with_name("inspection_page.html")
 CHUNK = 16  # rows that a process takes at a time
 
 
@@ -713,15 +714,7 @@ def _listed(listing: Listing, page: str | None) -> list[str]:
 
 def render_page(inspection: Inspection) -> str:
     """The findings as a page of HTML that needs no other file and runs no script."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # rows are text, whatever they contain
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["visible"] = visible
-    return environment.get_template("inspection_page.html").render(
+    return page_template(PAGE, visible=visible).render(
         found=inspection,
         figures=figures(inspection),
         kinds=BAD_ROW_KINDS,

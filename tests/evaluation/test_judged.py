@@ -31,6 +31,12 @@ def scores(name: str, annotations: list[Path], answers: list[Path]) -> dict[str,
     return score(task, examples, task.read_answers(answers, examples)).scores
 
 
+def judge_command(bench: list[Path], answers: Path, url: str) -> list[str | Path]:
+    """`llavakit eval judge llava_bench` but for where it writes."""
+    data = ["--annotations", *bench, "--answers", answers]
+    return ["judge", "llava_bench", *data, "--model", "m", "--base_url", url]
+
+
 def review(key: int, category: str, *pair: float) -> dict:
     return {"id": key, "question_id": key, "category": category, "content": "...", "tuple": list(pair)}
 
@@ -121,19 +127,9 @@ def test_a_judge_in_both_orders(
 
     answers = write_lines("answers.jsonl", [{"question_id": number, "text": "my answer"} for number in range(3)])
     with judge_server.running_judge(verdict) as (url, asked):
-        command = [
-            "judge",
-            "llava_bench",
-            "--annotations",
-            *bench,
-            "--answers",
-            answers,
-            "--model",
-            "m",
-            "--both_orders",
-        ]
+        command = [*judge_command(bench, answers, url), "--both_orders"]
         for _ in range(2):
-            evaluate(*command, "--base_url", url, "-o", tmp_path / "judged")
+            evaluate(*command, "-o", tmp_path / "judged")
     assert len(asked) == 6
     in_the_wild = next(
         text for text in asked if "What is it?" in text and text.index("reference") < text.index("my answer")
@@ -187,18 +183,7 @@ def test_nonsense_is_asked_again_and_then_unscored(
     rows = [{"question_id": 0, "text": "a"}, {"question_id": 1, "text": "b"}, {"question_id": 2, "error": "no image"}]
     answers = write_lines("answers.jsonl", rows)
     with judge_server.running_judge(verdict) as (url, _):
-        judge = [
-            "judge",
-            "llava_bench",
-            "--annotations",
-            *bench,
-            "--answers",
-            answers,
-            "--model",
-            "m",
-            "--base_url",
-            url,
-        ]
+        judge = judge_command(bench, answers, url)
         evaluate(*judge, "-o", tmp_path / "judged")
     assert calls == {"What is it?": 2, "Describe it.": 3}
     assert "1 reviewed; 1 unscored" in capsys.readouterr().out
@@ -215,9 +200,9 @@ def test_answers_to_unknown_questions_are_refused(
     bench: list[Path], write_lines: WriteLines, tmp_path: Path, evaluate: Callable[..., int]
 ) -> None:
     answers = write_lines("answers.jsonl", [{"question_id": 7, "text": "a"}])
-    command = ["judge", "llava_bench", "--annotations", *bench, "--answers", answers, "--model", "m"]
+    command = judge_command(bench, answers, "http://127.0.0.1:9/v1")
     with pytest.raises(ValueError, match="'7'"):
-        evaluate(*command, "--base_url", "http://127.0.0.1:9/v1", "-o", tmp_path / "judged")
+        evaluate(*command, "-o", tmp_path / "judged")
     with pytest.raises(ValueError, match="scored by rule and needs no judge"):
         evaluate("judge", "gqa", *command[2:], "-o", tmp_path / "judged")
 
@@ -232,18 +217,7 @@ def test_a_budget_stops_the_judge_and_a_larger_one_goes_on(
 ) -> None:
     answers = write_lines("answers.jsonl", [{"question_id": number, "text": "a"} for number in range(3)])
     with judge_server.running_judge(lambda messages: "8 8") as (url, asked):
-        judge = [
-            "judge",
-            "llava_bench",
-            "--annotations",
-            *bench,
-            "--answers",
-            answers,
-            "--model",
-            "m",
-            "--base_url",
-            url,
-        ]
+        judge = judge_command(bench, answers, url)
         judge += ["--input_price", "1", "--output_price", "10", "--concurrency", "1", "-o", tmp_path / "judged"]
         evaluate(*judge, "--budget", "0.0119")  # a call may cost 0.0112 at most, and does cost 0.0101
         assert 1 <= len(asked) < 3 and "left to ask" in capsys.readouterr().out

@@ -78,6 +78,18 @@ def test_answers_are_read_in_each_form(content: str, answers: dict, tmp_path: Pa
     assert Plain().read_answers([tmp_path / "a.json"], []) == answers
 
 
+def test_a_row_without_question_id_is_no_object_of_texts_by_id(tmp_path: Path) -> None:
+    """COCO's results: every value is a number or a text, as in an object of id -> text."""
+
+    class Captions(Plain):
+        id_fields = ("image_id",)
+        text_fields = ("caption",)
+
+    for content in ('[{"image_id": 1, "caption": "a"}]', '{"image_id": 1, "caption": "a"}'):
+        (tmp_path / "a.json").write_text(content, encoding="utf-8")
+        assert Captions().read_answers([tmp_path / "a.json"], []) == {"1": "a"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
