@@ -58,10 +58,16 @@ def run_task(
         The scores; None where they need a judge, or the benchmark's server.
 
     Raises:
-        ValueError: The folder holds another run, images are missing, or the files are of another form.
+        ValueError: The folder holds another run, questions or images are missing, or the files are of another form.
     """
     paths, folder = [Path(path) for path in data], Path(output_dir)
     examples = first_units(task, task.read(paths), limit)
+    unasked = [example.id for example in examples if not example.prompt]
+    if unasked:
+        raise ValueError(
+            f"{len(unasked):,} of {len(examples):,} examples have no question: {some(unasked)}. Annotations alone can be "
+            f"scored but not asked; name the benchmark's file of questions with --data too ({task.files})."
+        )
     image_folder = image_folder or (paths[0] if paths[0].is_dir() else paths[0].parent)
     if not text_only:
         _check_images(examples, image_folder, allow_partial)

@@ -105,6 +105,16 @@ def test_missing_images_stop_a_run_before_its_first_question(
     assert result is not None and result.scores["failed"] == 4
 
 
+def test_annotations_without_questions_can_be_scored_but_not_asked(engine: LocalEngine, tmp_path: Path) -> None:
+    answers = [{"answer": "yes"}] * 10
+    annotations = {"annotations": [{"question_id": 1, "image_id": 1, "answers": answers}], "data_subtype": "val2014"}
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations))
+    counting = Counting(engine)
+    with pytest.raises(ValueError, match="1 of 1 examples have no question: '1'.*--data"):
+        run_task(TASKS["vqav2"], counting, [tmp_path / "annotations.json"], tmp_path / "out")
+    assert not counting.asked and not (tmp_path / "out").exists()
+
+
 def test_another_run_is_not_mixed_in(engine: LocalEngine, pope_folder: Path, tmp_path: Path) -> None:
     run_task(TASKS["pope"], engine, [pope_folder], tmp_path / "out", max_new_tokens=2, limit=1, model="a")
     with pytest.raises(ValueError, match="model was 'a' and is now 'b'; max_new_tokens was 2 and is now 3"):
