@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import datasets
 import torch
 from transformers.utils import logging as transformers_logging
 
@@ -60,6 +61,8 @@ def serve(threads: int) -> None:
     """The other process: reads jobs from standard input and writes what they return, until the caller is gone."""
     torch.set_num_threads(threads)
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()  # one process draws bars; two would draw over each other
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not come between the answers
     while True:

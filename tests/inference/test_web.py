@@ -352,6 +352,7 @@ def test_stop_gives_the_question_back(page: Page, photo: Path):
         page.ask("second")
         page.wait(lambda: len(page.chat(0)) == 4 and len(page.chat(0)[3]) > 20)
         page.one("#stop").click()
+        page.wait(lambda: page.ready() and (page.chats() == before or len(page.chat(0)) == 4))
         try:
             page.wait(lambda: page.ready() and page.chats() == before, seconds=10)
             break
