@@ -15,10 +15,19 @@ from pathlib import Path
 import pytest
 
 # In the order in which data flows; a folder may import itself and what stands before it.
-FLOORS = ["data_generation", "processing", "modeling_llava", "train", "inference", "evaluation", "quickstart"]
+FLOORS = [
+    "data_generation",
+    "processing",
+    "modeling_llava",
+    "train",
+    "inference",
+    "evaluation",
+    "quickstart",
+    "ablations",
+]
 # Copied flat beside the weights by save_pretrained.
 SHIPPED = ["processing", "modeling_llava"]
-RESOURCES = {".jinja", ".html", ".json", ".txt"}
+RESOURCES = {".jinja", ".html", ".svg", ".json", ".txt"}
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -65,6 +65,24 @@ def _parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--seed", type=int, default=0, help="seed of the world and the training")
     quickstart.set_defaults(run=_quickstart)
 
+    ablations = verbs.add_parser(
+        "ablations", help="measure what each part of the recipe is worth, on the quickstart's world"
+    )
+    ablations.add_argument(
+        "--output_dir", default="runs/ablations", help="where everything goes (default: %(default)s)"
+    )
+    ablations.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="of the worlds and the training; more show how much is chance",
+    )
+    ablations.add_argument(
+        "--scale", type=float, default=1.0, help="share of the steps, scenes and questions; 0.02 is a smoke run"
+    )
+    ablations.set_defaults(run=_ablations)
+
     init = verbs.add_parser("init", help="join a vision encoder and a language model: an untrained LLaVA")
     init.add_argument("--vision", required=True, help="path or Hub id of the vision encoder")
     init.add_argument("--language", required=True, help="path or Hub id of the language model")
@@ -132,6 +150,13 @@ def _quickstart(args: argparse.Namespace) -> int:
     from .quickstart import run_quickstart
 
     run_quickstart(args.output_dir, seed=args.seed)
+    return 0
+
+
+def _ablations(args: argparse.Namespace) -> int:
+    from .ablations import run_ablations
+
+    run_ablations(args.output_dir, seeds=args.seeds, scale=args.scale)
     return 0
 
 

@@ -1,0 +1,179 @@
+"""What the ablations leave to be read: a table, a plot, and a page with both."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data_generation.files import replacing
+from ..data_generation.pages import page_template
+from ..evaluation.intervals import LEVEL, difference_intervals, intervals
+from ..evaluation.scoring import Result, totals
+from ..evaluation.task import Task
+from .exams import EXAMS
+from .runs import TYPES, Ablation
+
+HERE = Path(__file__).parent
+
+# The plot, in units of the SVG's own
+WIDTH, LEFT, RIGHT = 760, 300, 640  # of the whole, and where 0 and 100 per cent are
+ROW, HEADING = 22, 30
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A run as it is drawn: its place, its score with the interval's ends, and the score of each seed."""
+
+    name: str
+    y: float
+    x: float
+    low: float
+    high: float
+    seeds: list[float]
+    text: str
+    is_reference: bool
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What the runs below it change."""
+
+    text: str
+    y: float
+
+
+def summarize(ablations: Sequence[Ablation], found: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
+    """Scores, intervals and differences to the run that comes first in the same exam.
+
+    Args:
+        ablations: The runs.
+        found: The results of each run, by its name, a seed each.
+
+    Returns:
+        `runs`: a list of plain objects, in per cent. Intervals are of the questions drawn anew, those of all seeds
+        together; how far the seeds lie apart shows beside them.
+    """
+    runs = []
+    for exam, task in EXAMS.items():
+        taking = [ablation for ablation in ablations if ablation.exam == exam]
+        reference = _pooled(found[taking[0].run.name])
+        for ablation in taking:
+            results = found[ablation.run.name]
+            sums = _pooled(results)
+            scores = {name: float(value) for name, value in totals(task, sums).items()}
+            is_reference = ablation is taking[0]
+            runs.append(
+                {
+                    "exam": exam,
+                    "group": ablation.group,
+                    "name": ablation.name,
+                    "run": ablation.run.name,
+                    "score": scores[task.main_score],
+                    "interval": intervals(task, sums)[task.main_score],
+                    "seeds": [result.scores[task.main_score] for result in results],
+                    "scores": {name: scores[name] for name in task.columns if name in scores},
+                    "difference": None if is_reference else _difference(task, reference, sums),
+                }
+            )
+    return {"runs": runs}
+
+
+def _pooled(results: Sequence[Result]) -> dict[str, np.ndarray]:
+    """The units of all seeds as if they were of one exam."""
+    return {name: np.concatenate([result.sums[name] for result in results]) for name in results[0].sums}
+
+
+def _difference(task: Task, reference: Mapping[str, np.ndarray], sums: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    name = task.main_score
+    value = totals(task, sums)[name] - totals(task, reference)[name]
+    return {"value": float(value), "interval": difference_intervals(task, reference, sums)[name]}
+
+
+def write_report(results: Mapping[str, Any], folder: Path) -> str:
+    """Write `results.json`, `ablations.md`, `ablations.svg` and `report.html`, each whole or as it was.
+
+    Args:
+        results: What `summarize` found, `seeds`, and the quickstart's `settings`.
+        folder: Where they go.
+
+    Returns:
+        What there is to say in a terminal: the tables, and where the page is.
+    """
+    tables = [_table(exam, results["runs"]) for exam in EXAMS]
+    note = f"{LEVEL} % intervals by bootstrap over the questions, those of all seeds together; a star marks a "
+    note += f"difference whose interval leaves out 0. Seeds: {', '.join(map(str, results['seeds']))}."
+    table = "\n\n".join([*map(_markdown, tables), note]) + "\n"
+    plot = page_template(HERE / "plot.svg").render(**_drawn(results["runs"]))
+    page = page_template(HERE / "report.html").render(results=results, tables=tables, note=note, plot=plot)
+    texts = {"results.json": json.dumps(results, indent=1) + "\n", "ablations.md": table}
+    for name, text in {**texts, "ablations.svg": plot, "report.html": page}.items():
+        with replacing(folder / name) as beside:
+            beside.write_text(text, encoding="utf-8")
+    return f"\n{table}\nreport: {folder / 'report.html'}"
+
+
+# ---- the table ----
+
+
+def _table(exam: str, runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Headings, then a line of cells for each run that takes the exam."""
+    task = EXAMS[exam]
+    taking = [run for run in runs if run["exam"] == exam]
+    parts = [name for name in TYPES if name in taking[0]["scores"]]
+    lines = [[task.title, "", *parts, task.main_score, f"{LEVEL} % interval", "difference", ""]]
+    for run in taking:
+        scores = [f"{run['scores'][name]:.1f}" for name in (*parts, task.main_score)]
+        lines.append([run["group"], run["name"], *scores, "{:.1f} to {:.1f}".format(*run["interval"]), *_change(run)])
+    return lines
+
+
+def _change(run: Mapping[str, Any]) -> tuple[str, str]:
+    """The difference to the first run of the exam, and a star where it is no matter of chance."""
+    if run["difference"] is None:
+        return "", ""
+    low, high = run["difference"]["interval"]
+    return f"{run['difference']['value']:+.1f} ({low:+.1f} to {high:+.1f})", "*" if low > 0 or high < 0 else ""
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    first, *others = lines
+    rule = ["---", "---", *["---:"] * (len(first) - 2)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (first, rule, *others))
+
+
+# ---- the plot ----
+
+
+def _drawn(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the SVG is filled with."""
+    y, group, headings, marks, references = 0.0, None, [], [], []
+    for run in runs:
+        if run["group"] != group:
+            group, y = run["group"], y + HEADING
+            headings.append(Heading(group, y))
+        y += ROW
+        low, high = run["interval"]
+        is_first = run["difference"] is None
+        seeds = [_x(score) for score in run["seeds"]]
+        text = f"{run['score']:.1f}"
+        marks.append(Mark(run["name"], y, _x(run["score"]), _x(low), _x(high), seeds, text, is_first))
+        if is_first:
+            references.append([marks[-1].x, y, y])
+        references[-1][2] = y
+    return {
+        "headings": headings,
+        "marks": marks,
+        "references": references,
+        "ticks": [(_x(tick), tick) for tick in range(0, 101, 20)],
+        "width": WIDTH,
+        "bottom": y + ROW / 2,
+        "height": y + 2 * ROW,
+        "level": LEVEL,
+    }
+
+
+def _x(per_cent: float) -> float:
+    return LEFT + (RIGHT - LEFT) * per_cent / 100
