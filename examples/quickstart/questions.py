@@ -101,16 +101,12 @@ class Examiner:
 
 
 def _presence(scene: Scene) -> Iterator[Question]:
-    shapes, colours = {thing.shape for thing in scene.things}, {thing.colour for thing in scene.things}
-    for shape in SHAPES:
-        answer = "yes" if shape in shapes else "no"
-        yield Question("presence", "a shape", f"Is there {with_article(shape)}?", answer, ("yes", "no"))
-    for colour in COLOURS:
-        answer = "yes" if colour in colours else "no"
-        yield Question("presence", "a colour", f"Is anything {colour}?", answer, ("yes", "no"))
-    for place in CELLS:
-        answer = "yes" if place in {thing.place for thing in scene.things} else "no"
-        yield Question("presence", "a place", f"Is anything in the {place}?", answer, ("yes", "no"))
+    here: set[str] = {value for thing in scene.things for value in (thing.shape, thing.colour, thing.place)}
+    asked: list[tuple[str, str, str]] = [("a shape", f"Is there {with_article(shape)}?", shape) for shape in SHAPES]
+    asked += [("a colour", f"Is anything {colour}?", colour) for colour in COLOURS]
+    asked += [("a place", f"Is anything in the {place}?", place) for place in CELLS]
+    for form, text, value in asked:
+        yield Question("presence", form, text, "yes" if value in here else "no", ("yes", "no"))
 
 
 def _colour(scene: Scene, pairs: frozenset[Pair]) -> Iterator[Question]:
