@@ -103,8 +103,11 @@ def write_report(results: Mapping[str, Any], folder: Path) -> str:
         What there is to say in a terminal: the tables, and where the page is.
     """
     tables = [_table(exam, results["runs"]) for exam in EXAMS]
-    note = f"{LEVEL} % intervals by bootstrap over the questions, those of all seeds together; a star marks a "
-    note += f"difference whose interval leaves out 0. Seeds: {', '.join(map(str, results['seeds']))}."
+    note = (
+        f"{LEVEL} % intervals are of the questions, those of all seeds together, by bootstrap; a star marks a difference "
+        "whose interval leaves out 0. What another seed would change is not in them. "
+        f"Seeds: {', '.join(map(str, results['seeds']))}."
+    )
     table = "\n\n".join([*map(_markdown, tables), note]) + "\n"
     plot = page_template(HERE / "plot.svg").render(**_drawn(results["runs"]))
     page = page_template(HERE / "report.html").render(results=results, tables=tables, note=note, plot=plot)
