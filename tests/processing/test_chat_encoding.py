@@ -79,13 +79,14 @@ def processor(processor_of: Callable[..., LlavaProcessor], family: str, template
 
 
 def learnt_length(encoded: Encoded) -> int:
-    """Tokens up to the end of the last learnt one."""
-    return len(encoded) - encoded.assistant_mask[::-1].index(1)
+    """Tokens up to the end of the last learnt one; 0 where a tokenizer has no token for any answer."""
+    return len(encoded) - encoded.assistant_mask[::-1].index(1) if 1 in encoded.assistant_mask else 0
 
 
 @given(messages=conversations())
 @example(messages=[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "\nA\n"}])
 @example(messages=[{"role": "user", "content": "Q "}, {"role": "assistant", "content": "  A</s>  "}])
+@example(messages=[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "\u200d"}])
 def test_answers_and_their_stops_are_learnt_and_nothing_else(
     processor: LlavaProcessor, family: str, template: str, messages: list[dict[str, Any]]
 ) -> None:
