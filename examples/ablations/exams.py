@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from ..data_generation.scienceqa import ANSWER_ORDERS
 from ..evaluation.task import Example, Sums, Task
 from ..evaluation.tasks import TASKS
 from ..quickstart.evaluate import Item
-from ..quickstart.questions import NUMBERS, Question
-from ..quickstart.rows import detail_turn, reasoning_turn
-from ..quickstart.world import COLOURS, SHAPES, Pair, Scene, draw_scene, sample_scene
+from ..quickstart.questions import Question
+from ..quickstart.rows import detail_turn, reasoning_turn, tally_of
+from ..quickstart.world import Pair, Scene, draw_scene, sample_scene
 from .runs import TYPES
 
 NUM_CHOICES = 3
@@ -110,15 +109,13 @@ def science_problems(rng: random.Random, banned: frozenset[Pair], train: int, te
 
 def _which_is_most_frequent(scene: Scene, rng: random.Random) -> dict[str, Any] | None:
     """`None` where several are level."""
-    attribute, values = rng.choice([("colour", COLOURS), ("shape", SHAPES)])
-    tally = Counter(getattr(thing, attribute) for thing in scene.things)
-    leaders = [value for value in values if tally[value] == max(tally.values())]
+    question, values, reasons, leaders = tally_of(scene, rng)
     if len(leaders) > 1:
         return None
     choices = rng.sample([value for value in values if value not in leaders], NUM_CHOICES - 1) + leaders
     rng.shuffle(choices)
     return {
-        "question": f"Which {attribute} is most frequent?",
+        "question": question,
         "choices": choices,
         "answer": choices.index(leaders[0]),
         "hint": "",
@@ -126,7 +123,7 @@ def _which_is_most_frequent(scene: Scene, rng: random.Random) -> dict[str, Any] 
         "subject": "natural science",
         "grade": "grade1",
         "lecture": "",
-        "solution": ", ".join(f"{value} {NUMBERS[tally[value]]}" for value in values).capitalize() + ".",
+        "solution": f"{reasons}.",
     }
 
 

@@ -41,7 +41,7 @@ def phrases_about(things: np.ndarray, rng: random.Random, banned: frozenset[Pair
     found = [_some_attributes(rng.choice(here), rng) for _ in range(2)]
     nearly = list(_some_attributes(rng.choice(here), rng))
     changed = rng.choice([place for place, value in enumerate(nearly) if value != OPEN])
-    # Another thing's value, where there is one: "red circle, blue ring" is told from "blue circle, red ring"
+    # Another thing's value, where there is one: "red circle, blue square" is told from "blue circle, red square"
     value = rng.choice(here)[changed]
     nearly[changed] = value if value != nearly[changed] else rng.randrange(len(VALUES[changed]))
     if _pair(nearly) not in banned:

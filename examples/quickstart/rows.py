@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from ..data_generation import alignment_rows
@@ -43,11 +44,17 @@ def reasoning_turn(scene: Scene, rng: random.Random) -> Turn:
 
 def _most_of_which(scene: Scene, rng: random.Random) -> Turn:
     """The tally first, then whoever leads it: several where they are level."""
+    question, _, reasons, leaders = tally_of(scene, rng)
+    return question, f"{reasons}, so {enumeration(leaders)}."
+
+
+def tally_of(scene: Scene, rng: random.Random) -> tuple[str, Sequence[str], str, list[str]]:
+    """Which colour or which shape there is most of: the question, its possible answers, the tally, and who leads it."""
     attribute, values = rng.choice([("colour", COLOURS), ("shape", SHAPES)])
     tally = Counter(getattr(thing, attribute) for thing in scene.things)
-    reasons = ", ".join(f"{value} {NUMBERS[tally[value]]}" for value in values)
-    leaders = enumeration([value for value in values if tally[value] == max(tally.values())])
-    return f"Which {attribute} is most frequent?", f"{reasons.capitalize()}, so {leaders}."
+    reasons = ", ".join(f"{value} {NUMBERS[tally[value]]}" for value in values).capitalize()
+    leaders: list[str] = [value for value in values if tally[value] == max(tally.values())]
+    return f"Which {attribute} is most frequent?", values, reasons, leaders
 
 
 def _what_is_left(scene: Scene, rng: random.Random) -> Turn:

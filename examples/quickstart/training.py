@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, set_seed
-from transformers.trainer_callback import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from ..train import LlavaSFTConfig, LlavaSFTTrainer, load_conversations
 from ..train.initialize import build_llava, save_llava
