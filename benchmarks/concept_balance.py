@@ -39,7 +39,7 @@ def write_captions(path: Path, count: int, seed: int = 0) -> None:
 
 def measure(folder: str, count: int, spacy_model: str | None, processes: int) -> tuple[float, float, float, dict]:
     """Seconds of user time and of the clock, peak gigabytes, and the report."""
-    from llavakit.data_generation.concepts import balance_captions
+    from llavakit.data_generation.mixing.concepts import balance_captions
 
     arguments = {"phrases": "spacy", "spacy_model": spacy_model} if spacy_model else {"phrases": "rule"}
     start, clock = time.process_time(), time.perf_counter()

@@ -32,13 +32,13 @@ from transformers import (
     set_seed,
 )
 
+from llavakit.checkpoints.building import build_llava
 from llavakit.inference.choices import encode_choices
 from llavakit.inference.engine import Question
 from llavakit.inference.local_engine import LocalEngine
 from llavakit.inference.prefix import Prompt
 from llavakit.inference.questions import answer_questions
 from llavakit.inference.session import ChatSession
-from llavakit.train.initialize import build_llava
 
 THINGS = "car dog tree house boat horse table lamp bird road child cup door hat kite".split()
 CHOICES = ("A", "B", "C", "D")

@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-from llavakit.data_generation.generate import Limits, generate
-from llavakit.data_generation.openai_teacher import OpenAITeacher
+from llavakit.data_generation.teachers.generate import generate
+from llavakit.endpoints.limits import Limits
+from llavakit.endpoints.openai_teacher import OpenAITeacher
 
 SERVER = Path(__file__).resolve().parents[1] / "tests" / "data_generation" / "teacher_server.py"
 CAPTIONS = ["A man rides a brown horse along the beach.", "Somebody on a horse, close to the water.", "A horse runs."]

@@ -1,11 +1,11 @@
 """Annotated images in, instruction rows out (the original's row format)."""
 
-from .alignment import BRIEF_QUESTIONS, alignment_rows
-from .coco import caption_pairs, read_coco_captions, read_coco_instances
-from .files import read_rows, write_rows
-from .mixing import sample_uniformly
-from .scienceqa import scienceqa_rows
-from .simple_conversations import simple_conversation_rows
+from ..rows.files import read_rows, write_rows
+from .contexts.coco import caption_pairs, read_coco_captions, read_coco_instances
+from .mixing.sampling import sample_uniformly
+from .sources.alignment import BRIEF_QUESTIONS, alignment_rows
+from .sources.scienceqa import scienceqa_rows
+from .sources.simple_conversations import simple_conversation_rows
 
 __all__ = [
     "BRIEF_QUESTIONS",

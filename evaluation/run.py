@@ -8,13 +8,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..data_generation.journal import Journal
+from ..endpoints.journal import Journal
 from ..inference.engine import Answer, Engine, Question
-from ..train.images import resolve_images
-from .answers import Answers, json_rows, some
-from .judged_task import JudgedTask
-from .results import RUN, write_results, write_run
-from .scoring import Result, score
+from ..rows.images import resolve_images
+from .judging.judged_task import JudgedTask
+from .metrics.scoring import Result, score
+from .reading.answers import Answers, json_rows, some
+from .results.folder import RUN, write_results, write_run
 from .task import Example, Task
 
 PREDICTIONS = "predictions.jsonl"

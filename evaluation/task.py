@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import answers as answer_files
-from .answers import Answers
+from .reading import answers as answer_files
+from .reading.answers import Answers
 
 Sums = Mapping[str, Any]  # of floats, or of arrays with one entry a draw of the bootstrap
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ..train.images import open_image
+from ..rows.images import open_image
 from .session import ChatSession
 
 HELP = """Ask a question. A path of a picture, typed or pasted, shows that picture; a question may follow it.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from ..train.images import ImageSource
+from ..rows.images import ImageSource
 
 FinishReason = Literal["stop", "length"]
 Message = Mapping[str, Any]

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ..data_generation.files import replacing
+from ..rows.files import replacing
 from .picture import Picture
 
 Rating = Literal["up", "down"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..train.images import ImageSource, open_image
+from ..rows.images import ImageSource, open_image
 from .choices import ChoiceScorer, EncodedChoices, encode_choices
 from .engine import Answer, Question
 from .generation import AnswerEnd, Sampling, check_fits

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..train.images import MAX_IMAGE_PIXELS, open_image
-from ..train.rows import BadRow
+from ..rows.images import MAX_IMAGE_PIXELS, open_image
+from ..rows.schema import BadRow
 
 # What browsers show as well. Pillow knows many more, some of which it hands to other programs (EPS to Ghostscript)
 SUFFIXES = {"BMP": ".bmp", "GIF": ".gif", "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..train.images import resolve_images
+from ..rows.images import resolve_images
 from .engine import Answer, Engine, Question
 
 _FIELDS = ("id", "prompt", "messages", "images", "max_new_tokens", "choices", "system")

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from ..data_generation.extras import require
-from ..train.images import ImageSource, open_image
+from ..rows.extras import require
+from ..rows.images import ImageSource, open_image
 from .engine import Answer, Question
 
 KEYLESS = "no-key"  # local servers want none, and the client wants one

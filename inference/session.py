@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import DynamicCache, StoppingCriteriaList
 
-from ..train.images import ImageSource, open_image
+from ..rows.images import ImageSource, open_image
 from .engine import FinishReason, text_block
 from .generation import AnswerEnd, Sampling, check_fits
 from .prefix import Prefix, Prompt, PromptReader

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..data_generation.extras import require
-from ..train.images import MAX_IMAGE_PIXELS
+from ..rows.extras import require
+from ..rows.images import MAX_IMAGE_PIXELS
 from .chat import load_llava
 from .feedback import Feedback
 from .generation import Sampling

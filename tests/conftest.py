@@ -154,7 +154,7 @@ def tiny_llava(tiny_backbones: tuple[str, str], tmp_path_factory: pytest.TempPat
     """Path of a LLaVA checkpoint of the tiny backbones, as `llavakit init` writes it."""
     from transformers import set_seed
 
-    from llavakit.train.initialize import build_llava, save_llava
+    from llavakit.checkpoints.building import build_llava, save_llava
 
     set_seed(0)
     folder = tmp_path_factory.mktemp("llava")

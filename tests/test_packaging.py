@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 
-# In the order in which data flows; a folder may import itself and what stands before it.
+# The rooms in the order in which data flows; a room may import itself and what stands before it.
 FLOORS = [
-    "data_generation",
+    "rows",
+    "endpoints",
+    "reports",
     "processing",
     "modeling_llava",
+    "checkpoints",
+    "data_generation",
     "train",
     "inference",
     "evaluation",
@@ -41,9 +45,20 @@ def setup_cfg() -> configparser.ConfigParser:
 
 @pytest.fixture(scope="module")
 def package_folders(setup_cfg: configparser.ConfigParser) -> dict[str, Path]:
-    """Package name -> its folder, as ``package_dir`` maps them."""
+    """Room -> its folder, as ``package_dir`` maps them. Sub-packages lie within."""
     lines = setup_cfg["options"]["package_dir"].strip().splitlines()
     return {name.strip(): ROOT / folder.strip() for name, folder in (line.split("=") for line in lines)}
+
+
+def folder_of(package: str, package_folders: dict[str, Path]) -> Path:
+    """The folder of a room or of a sub-package."""
+    room = max((name for name in package_folders if f"{package}.".startswith(f"{name}.")), key=len)
+    return package_folders[room].joinpath(*package.removeprefix(room).strip(".").split("."))
+
+
+def package_of(file: Path, package: str, folder: Path) -> str:
+    """The (sub-)package that a module of a room belongs to."""
+    return ".".join([package, *file.relative_to(folder).parent.parts])
 
 
 def is_resource(file: Path) -> bool:
@@ -55,26 +70,35 @@ def is_resource(file: Path) -> bool:
 
 def test_setup_cfg_lists_every_package(setup_cfg: configparser.ConfigParser, package_folders: dict[str, Path]) -> None:
     listed = setup_cfg["options"]["packages"].split()
-    assert listed == list(package_folders), "packages and package_dir name the same, in the same order"
-    assert listed == ["llavakit", *(f"llavakit.{floor}" for floor in FLOORS)]
+    assert list(package_folders) == ["llavakit", *(f"llavakit.{floor}" for floor in FLOORS)]
+    assert [name for name in listed if name in package_folders] == list(package_folders), "in the order of the floors"
 
     tracked = [ROOT / name for name in git("ls-files", "*__init__.py")]
-    assert {file.parent for file in tracked if not file.is_symlink()} == set(package_folders.values())
+    assert {file.parent for file in tracked if not file.is_symlink()} == {
+        folder_of(name, package_folders) for name in listed
+    }
 
 
-def test_folders_hold_no_subpackages(package_folders: dict[str, Path]) -> None:
-    for folder in package_folders.values():
-        nested = [file for file in folder.rglob("*.py") if file.parent != folder]
-        assert not nested, f"setup.cfg knows one level: {nested}"
+@pytest.mark.parametrize("floor", SHIPPED)
+def test_folders_that_ship_hold_no_subpackages(floor: str, package_folders: dict[str, Path]) -> None:
+    folder = package_folders[f"llavakit.{floor}"]
+    nested = [file for file in folder.rglob("*.py") if file.parent != folder]
+    assert not nested, f"save_pretrained copies one level: {nested}"
 
 
 def test_every_resource_is_package_data(
     setup_cfg: configparser.ConfigParser, package_folders: dict[str, Path]
 ) -> None:
     patterns = {name: value.split() for name, value in setup_cfg["options.package_data"].items()}
-    for package, folder in package_folders.items():
-        for file in filter(is_resource, folder.rglob("*")):
-            assert any(file.relative_to(folder).match(pattern) for pattern in patterns.get(package, [])), (
+    listed = setup_cfg["options"]["packages"].split()
+    folders = {name: folder_of(name, package_folders) for name in listed}
+    for room in package_folders.values():
+        for file in filter(is_resource, room.rglob("*")):
+            package = max(
+                (name for name, folder in folders.items() if file.is_relative_to(folder)),
+                key=lambda name: len(folders[name].parts),
+            )
+            assert any(file.relative_to(folders[package]).match(pattern) for pattern in patterns.get(package, [])), (
                 f"{file.relative_to(ROOT)} would be missing in a wheel: add it to package_data of {package}"
             )
 
@@ -149,8 +173,9 @@ def floor_of(name: str) -> str | None:
 def test_nothing_imports_from_a_floor_below(floor: str, package_folders: dict[str, Path]) -> None:
     package = f"llavakit.{floor}"
     allowed = FLOORS[: FLOORS.index(floor) + 1]
-    for file in package_folders[package].glob("*.py"):
-        for name in imports(file, package):
+    folder = package_folders[package]
+    for file in folder.rglob("*.py"):
+        for name in imports(file, package_of(file, package, folder)):
             if name.split(".")[0] != "llavakit":
                 continue
             target = floor_of(name)

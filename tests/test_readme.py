@@ -98,7 +98,7 @@ def test_every_dependency_is_explained() -> None:
 
 
 def test_rows_on_the_page_are_rows() -> None:
-    from llavakit.train.rows import normalize_row
+    from llavakit.rows.schema import normalize_row
 
     rows = [normalize_row(json.loads(block)) for block in blocks(README, "json")]
     assert len(rows) == 2

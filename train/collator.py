@@ -9,8 +9,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..processing import RowTooLong, template_text
-from .images import open_image
-from .rows import BadRow, Row, normalize_row, row_name
+from ..rows.images import open_image
+from ..rows.schema import BadRow, Row, normalize_row, row_name
 
 if TYPE_CHECKING:
     from ..processing import LlavaProcessor

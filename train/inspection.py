@@ -28,12 +28,12 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import AutoConfig, AutoProcessor
 
-from ..data_generation.pages import page_template
 from ..processing import SHIPPED_TEMPLATES, LlavaProcessor
+from ..reports.pages import page_template
+from ..rows.images import open_image, resolve_images
+from ..rows.loading import read_raw_rows
+from ..rows.schema import BAD_ROW_KINDS, IMAGE_PLACEHOLDER, normalize_row, row_name
 from .collator import IGNORE_INDEX, LlavaCollator
-from .conversations import read_raw_rows
-from .images import open_image, resolve_images
-from .rows import BAD_ROW_KINDS, IMAGE_PLACEHOLDER, normalize_row, row_name
 from .screening import RowCheck, check_row
 
 LISTED_ON_PAGE, LISTED_IN_TERMINAL = 1000, 20

@@ -5,7 +5,7 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from . import sft
 
 
-def launch_sft(argv: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Launch the training script.
 
     Flags that the script does not know (`--num_processes 8`, `--config_file fsdp.yaml`, ...) are accelerate's; a YAML

@@ -7,10 +7,10 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..rows.images import open_image, resolve_images
+from ..rows.loading import report_skipped, without_decoding
+from ..rows.schema import BadRow, Row, normalize_row, row_name
 from .collator import IGNORE_INDEX, LlavaCollator
-from .conversations import report_skipped, without_decoding
-from .images import open_image, resolve_images
-from .rows import BadRow, Row, normalize_row, row_name
 
 
 @dataclass

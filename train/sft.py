@@ -45,7 +45,7 @@ def main(script_args: LlavaScriptArguments, training_args: LlavaSFTConfig, model
     from packaging.version import Version
     from trl import get_peft_config, get_quantization_config
 
-    from llavakit.train.conversations import load_conversations
+    from llavakit.rows.loading import load_conversations
     from llavakit.train.sft_trainer import LlavaSFTTrainer
 
     if script_args.dataset_name is None:

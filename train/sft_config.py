@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
-from .conversations import ON_BAD_ROW
+from ..rows.loading import ON_BAD_ROW
 from .stages import STAGES
 
 

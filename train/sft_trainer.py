@@ -15,10 +15,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
+from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
 from ..modeling_llava import write_model_card
-from .checkpointing import replace_files, replace_folder, staging_folder
+from ..rows.loading import without_decoding
 from .collator import LlavaCollator
-from .conversations import without_decoding
 from .sampling import ModalityLengthSampler
 from .screening import Screening, screen_rows, select_usable
 from .sft_config import LlavaSFTConfig

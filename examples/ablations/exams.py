@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data_generation import scienceqa_rows, write_rows
-from ..data_generation.scienceqa import ANSWER_ORDERS
+from ..data_generation.sources.scienceqa import ANSWER_ORDERS, scienceqa_rows
 from ..evaluation.task import Example, Sums, Task
 from ..evaluation.tasks import TASKS
 from ..quickstart.evaluate import Item
 from ..quickstart.questions import Question
 from ..quickstart.rows import detail_turn, reasoning_turn, tally_of
 from ..quickstart.world import Pair, Scene, draw_scene, sample_scene
+from ..rows.files import write_rows
 from .runs import TYPES
 
 NUM_CHOICES = 3

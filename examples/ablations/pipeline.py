@@ -14,13 +14,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..data_generation import read_rows, write_rows
-from ..data_generation.files import replacing
-from ..evaluation.scoring import Result, score
+from ..evaluation.metrics.scoring import Result, score
 from ..quickstart.beside import Beside
 from ..quickstart.evaluate import Item
 from ..quickstart.pipeline import Quickstart, quiet
 from ..quickstart.training import train_and_ask
+from ..rows.files import read_rows, replacing, write_rows
 from .exams import EXAMS, PROBLEMS, examples_of, longer_items, science_items, science_problems, write_science
 from .report import summarize, write_report
 from .runs import SCIENCE, TYPES, WITHOUT, Ablation, ablations, rows_file

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..data_generation.files import replacing
-from ..data_generation.pages import page_template
-from ..evaluation.intervals import LEVEL, difference_intervals, intervals
-from ..evaluation.scoring import Result, totals
+from ..evaluation.metrics.intervals import LEVEL, difference_intervals, intervals
+from ..evaluation.metrics.scoring import Result, totals
 from ..evaluation.task import Task
+from ..reports.pages import page_template
+from ..rows.files import replacing
 from .exams import EXAMS
 from .runs import TYPES, Ablation
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..data_generation.scienceqa import ANSWER_ORDERS
+from ..data_generation.sources.scienceqa import ANSWER_ORDERS
 from ..quickstart.training import Run, Stage
 
 RECIPE = "recipe"

@@ -16,8 +16,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from ..data_generation import write_rows
-from ..train.checkpointing import replace_folder, staging_folder
+from ..checkpoints.safe_writing import replace_folder, staging_folder
+from ..rows.files import write_rows
 from .backbones import pretrain_clip, pretrain_llama
 from .beside import Beside
 from .evaluate import Item, accuracy, best_guess, make_exam

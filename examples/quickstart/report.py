@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..data_generation.pages import page_template
+from ..reports.pages import page_template
 from ..train.inspection import visible
 
 PAGE = Path(__file__).with_name("report.html")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..data_generation import alignment_rows
+from ..data_generation.sources.alignment import alignment_rows
 from .questions import KINDS, NUMBERS, Examiner, enumeration, full_name, with_article
 from .world import COLOURS, SHAPES, Scene
 

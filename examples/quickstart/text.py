@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ..data_generation.alignment import BRIEF_QUESTIONS
+from ..data_generation.sources.alignment import BRIEF_QUESTIONS
 from ..processing import template_text
 from .questions import Examiner
 from .rows import Turn, caption, conversation_turns, description, detail_turn, reasoning_turn

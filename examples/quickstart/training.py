@@ -8,8 +8,9 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
-from ..train import LlavaSFTConfig, LlavaSFTTrainer, load_conversations
-from ..train.initialize import build_llava, save_llava
+from ..checkpoints.building import build_llava, save_llava
+from ..rows.loading import load_conversations
+from ..train import LlavaSFTConfig, LlavaSFTTrainer
 from .evaluate import Item, answers
 from .text import CHAT_TEMPLATE
 

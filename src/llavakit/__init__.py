@@ -1,29 +1,31 @@
 """LLaVA (Visual Instruction Tuning, arXiv:2304.08485) native to Hugging Face.
 
-Importing the package registers the model with the Auto classes of transformers, so that a checkpoint loads without
-``trust_remote_code``. What needs trl and datasets is loaded on first use.
+Every public name is loaded on first use, so that what needs neither torch nor transformers does not wait for them. Once
+the package is imported, the Auto classes of transformers load its checkpoints without ``trust_remote_code``.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoProcessor
-
+from ._registration import register_with_auto_classes
 from ._version import __version__
-from .modeling_llava import LlavaConfig, LlavaForConditionalGeneration, LlavaModel
-from .processing import LlavaProcessor
 
 if TYPE_CHECKING:
-    from .train import LlavaCollator, LlavaSFTConfig, LlavaSFTTrainer, load_conversations
+    from .modeling_llava import LlavaConfig, LlavaForConditionalGeneration, LlavaModel
+    from .processing import LlavaProcessor
+    from .rows.loading import load_conversations
+    from .train import LlavaCollator, LlavaSFTConfig, LlavaSFTTrainer
 
-# exist_ok: transformers refuses a config whose class is called as one of its own; entries are kept by class
-AutoProcessor.register(LlavaConfig, LlavaProcessor, exist_ok=True)
-
+# Public name -> the room that has it
 _LAZY = {
     "LlavaCollator": "train",
+    "LlavaConfig": "modeling_llava",
+    "LlavaForConditionalGeneration": "modeling_llava",
+    "LlavaModel": "modeling_llava",
+    "LlavaProcessor": "processing",
     "LlavaSFTConfig": "train",
     "LlavaSFTTrainer": "train",
-    "load_conversations": "train",
+    "load_conversations": "rows.loading",
 }
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "__version__",
     "load_conversations",
 ]
+
+register_with_auto_classes()
 
 
 def __getattr__(name: str) -> Any:

@@ -24,10 +24,10 @@ from llavakit.ablations.exams import (
 )
 from llavakit.ablations.report import summarize, write_report
 from llavakit.ablations.runs import RECIPE, SCIENCE, TYPES, WITHOUT, ablations
-from llavakit.evaluation.scoring import Result, score
+from llavakit.evaluation.metrics.scoring import Result, score
 from llavakit.quickstart.evaluate import Item, make_exam
 from llavakit.quickstart.world import COLOURS, SHAPES, held_out_pairs
-from llavakit.train import load_conversations
+from llavakit.rows.loading import load_conversations
 
 PAIRS = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from llavakit.cli import main
-from llavakit.data_generation.academic import ACADEMIC
-from llavakit.data_generation.academic_rows import OPTION_LETTER, SHORT_ANSWER
-from llavakit.data_generation.regions import box_text
-from llavakit.train.rows import normalize_row
+from llavakit.data_generation.sources import ACADEMIC
+from llavakit.data_generation.sources.regions import box_text
+from llavakit.rows.answer_formats import OPTION_LETTER, SHORT_ANSWER
+from llavakit.rows.schema import normalize_row
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from llavakit.cli import main
-from llavakit.data_generation.batch_files import read_batch, write_batch
-from llavakit.data_generation.files import write_rows
-from llavakit.data_generation.journal import journal_lines, read_journal
-from llavakit.data_generation.prompts import load_prompt
-from llavakit.data_generation.run_folder import load_run
+from llavakit.data_generation.prompts.prompt import load_prompt
+from llavakit.data_generation.teachers.batch_files import read_batch, write_batch
+from llavakit.data_generation.teachers.run_folder import load_run
+from llavakit.endpoints.journal import journal_lines, read_journal
+from llavakit.rows.files import write_rows
 
 from .teacher_server import answer_to
 

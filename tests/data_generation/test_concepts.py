@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from llavakit.cli import main
-from llavakit.data_generation.concepts import Mentions, balance_captions, select_captions
-from llavakit.data_generation.phrases import phrase_extractor, rule_phrases
+from llavakit.data_generation.mixing.concepts import Mentions, balance_captions, select_captions
+from llavakit.data_generation.mixing.phrases import phrase_extractor, rule_phrases
 
 
 def mentions_of(phrases_of_captions: list[list[int]]) -> Mentions:
@@ -231,7 +231,7 @@ def test_captions_in_lists_and_other_columns(tmp_path: Path):
 BALANCE = """
 import re, sys
 from pathlib import Path
-from llavakit.data_generation.concepts import balance_captions
+from llavakit.data_generation.mixing.concepts import balance_captions
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
 balance_captions(sys.argv[1], sys.argv[2], phrases="rule", plot=False)

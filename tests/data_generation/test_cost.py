@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from llavakit.cli import main
-from llavakit.data_generation.budget import Budget
-from llavakit.data_generation.contexts import read_contexts
-from llavakit.data_generation.cost import Price, count_tokens, estimate, find_price, prompt_tokens, shipped_prices
-from llavakit.data_generation.prompts import ALL_TYPES, TYPES, load_prompt
+from llavakit.data_generation.contexts.schema import read_contexts
+from llavakit.data_generation.prompts.prompt import ALL_TYPES, TYPES, load_prompt
+from llavakit.data_generation.teachers.estimate import estimate
+from llavakit.endpoints.budget import Budget
+from llavakit.endpoints.prices import Price, count_tokens, find_price, prompt_tokens, shipped_prices
 
 CONTEXT = {
     "id": "c",

@@ -7,12 +7,12 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from llavakit.cli import main
-from llavakit.data_generation.dataset_card import write_dataset_card
-from llavakit.data_generation.files import write_rows
-from llavakit.data_generation.filtering import filter_run
-from llavakit.data_generation.mix import mix
-from llavakit.data_generation.prompts import TYPES, load_prompt
-from llavakit.data_generation.run_folder import open_run
+from llavakit.data_generation.filters.filtering import filter_run
+from llavakit.data_generation.mixing.dataset_card import write_dataset_card
+from llavakit.data_generation.mixing.mix import mix
+from llavakit.data_generation.prompts.prompt import TYPES, load_prompt
+from llavakit.data_generation.teachers.run_folder import open_run
+from llavakit.rows.files import write_rows
 
 
 def rows(name: str, count: int, row_type: str) -> list[dict]:

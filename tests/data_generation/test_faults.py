@@ -14,9 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from llavakit.cli import main
-from llavakit.data_generation.files import write_rows
-from llavakit.data_generation.journal import journal_lines, read_journal
-from llavakit.data_generation.prompts import TYPES, load_prompt
+from llavakit.data_generation.prompts.prompt import TYPES, load_prompt
+from llavakit.endpoints.journal import journal_lines, read_journal
+from llavakit.rows.files import write_rows
 
 from .teacher_server import ANSWERED, FAULTS, RunningServer, digest, running_server
 
@@ -36,7 +36,7 @@ def start(server: RunningServer, folder: Path, *options: str) -> BaseProcess:
     command = ["data", "generate", str(folder / "contexts.jsonl"), "--base_url", server.base_url, "--model", "m"]
     command += ["--concurrency", str(CONCURRENCY), "-o", str(folder / "RUN"), *options]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["llavakit.cli", "llavakit.data_generation.generate", "openai"])
+    context.set_forkserver_preload(["llavakit.cli", "llavakit.data_generation.teachers.generate", "openai"])
     process = context.Process(target=main, args=(command,))
     process.start()
     return process

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llavakit.cli import main
-from llavakit.data_generation.files import read_rows, write_rows
-from llavakit.data_generation.filtering import filter_run
+from llavakit.data_generation.filters.filtering import filter_run
+from llavakit.rows.files import read_rows, write_rows
 
 CONTEXTS = [
     {

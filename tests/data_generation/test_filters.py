@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from llavakit.data_generation.files import read_rows
+from llavakit.data_generation.answers.parsing import FormatViolation, parse_answer
+from llavakit.data_generation.answers.samples import Sample
 from llavakit.data_generation.filters import FILTERS, FilterOptions, make_filters
-from llavakit.data_generation.hallucination import Hallucination
-from llavakit.data_generation.object_words import SHIPPED
-from llavakit.data_generation.parsing import FormatViolation, parse_answer
-from llavakit.data_generation.samples import Sample
+from llavakit.data_generation.filters.hallucination import Hallucination
+from llavakit.data_generation.filters.object_words import SHIPPED
+from llavakit.rows.files import read_rows
 
 HERE = Path(__file__).parent
 CONTEXTS = {context["id"]: context for context in read_rows(HERE / "labelled_contexts.jsonl")}

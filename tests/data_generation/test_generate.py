@@ -13,14 +13,15 @@ import pytest
 from PIL import Image
 
 from llavakit.cli import main
-from llavakit.data_generation.cost import Price
-from llavakit.data_generation.files import write_rows
-from llavakit.data_generation.generate import Limits, Summary, generate
-from llavakit.data_generation.journal import Journal, journal_lines, read_journal
-from llavakit.data_generation.openai_teacher import OpenAITeacher
-from llavakit.data_generation.prompts import load_prompt
-from llavakit.data_generation.request import Request
-from llavakit.data_generation.teacher import Answer, TeacherError
+from llavakit.data_generation.prompts.prompt import load_prompt
+from llavakit.data_generation.teachers.generate import Summary, generate
+from llavakit.endpoints.journal import Journal, journal_lines, read_journal
+from llavakit.endpoints.limits import Limits
+from llavakit.endpoints.openai_teacher import OpenAITeacher
+from llavakit.endpoints.prices import Price
+from llavakit.endpoints.request import Request
+from llavakit.endpoints.teacher import Answer, TeacherError
+from llavakit.rows.files import write_rows
 
 from .teacher_server import RunningServer, digest, running_server
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from llavakit.cli import main
-from llavakit.data_generation.files import read_rows, write_rows
-from llavakit.data_generation.image_duplicates import image_duplicates
+from llavakit.data_generation.filters.image_duplicates import image_duplicates
+from llavakit.rows.files import read_rows, write_rows
 
 
 @pytest.fixture(scope="module")

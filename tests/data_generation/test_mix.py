@@ -11,8 +11,8 @@ import pytest
 
 from llavakit import load_conversations
 from llavakit.cli import main
-from llavakit.data_generation.files import read_rows, write_rows
-from llavakit.data_generation.mix import mix, parse_source
+from llavakit.data_generation.mixing.mix import mix, parse_source
+from llavakit.rows.files import read_rows, write_rows
 
 
 def make_rows(

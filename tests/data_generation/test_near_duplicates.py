@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from llavakit.data_generation.near_duplicates import NearDuplicates, word_pairs
-from llavakit.data_generation.samples import Sample
+from llavakit.data_generation.answers.samples import Sample
+from llavakit.data_generation.filters.near_duplicates import NearDuplicates, word_pairs
 
 WORDS = [f"word{number}" for number in range(2000)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llavakit.data_generation.parsing import FormatViolation, looks_cut_off, parse_answer
+from llavakit.data_generation.answers.parsing import FormatViolation, looks_cut_off, parse_answer
 
 EXPECTED = [("What is it?", "It is a dog."), ("Where does it lie?", "On a couch.")]
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from llavakit.cli import main
-from llavakit.data_generation.extras import require
-from llavakit.data_generation.parsing import parse_answer
-from llavakit.data_generation.prompts import ALL_TYPES, SHIPPED, TYPES, load_prompt, prompts_hash
-from llavakit.data_generation.request import data_uri
-from llavakit.data_generation.structured import MIN_CLAIMS, MIN_QA, MIN_WORDS, parse_structured, verify_claims
+from llavakit.data_generation.answers.parsing import parse_answer
+from llavakit.data_generation.prompts.prompt import ALL_TYPES, SHIPPED, TYPES, load_prompt, prompts_hash
+from llavakit.data_generation.prompts.structured import MIN_CLAIMS, MIN_QA, MIN_WORDS, parse_structured, verify_claims
+from llavakit.endpoints.request import data_uri
+from llavakit.rows.extras import require
 
 CONTEXT: dict[str, Any] = {
     "id": "7",

@@ -7,20 +7,14 @@ from pathlib import Path
 import pytest
 
 from llavakit.cli import main
-from llavakit.data_generation import (
-    BRIEF_QUESTIONS,
-    alignment_rows,
-    caption_pairs,
-    read_coco_captions,
-    read_coco_instances,
-    read_rows,
-    sample_uniformly,
-    scienceqa_rows,
-    simple_conversation_rows,
-    write_rows,
-)
-from llavakit.train import load_conversations
-from llavakit.train.rows import normalize_row
+from llavakit.data_generation.contexts.coco import caption_pairs, read_coco_captions, read_coco_instances
+from llavakit.data_generation.mixing.sampling import sample_uniformly
+from llavakit.data_generation.sources.alignment import BRIEF_QUESTIONS, alignment_rows
+from llavakit.data_generation.sources.scienceqa import scienceqa_rows
+from llavakit.data_generation.sources.simple_conversations import simple_conversation_rows
+from llavakit.rows.files import read_rows, write_rows
+from llavakit.rows.loading import load_conversations
+from llavakit.rows.schema import normalize_row
 
 PAIRS = [{"id": str(i), "image": f"{i}.jpg", "caption": f"caption {i}"} for i in range(2000)]
 

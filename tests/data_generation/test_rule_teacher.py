@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from llavakit.data_generation.contexts import read_contexts
-from llavakit.data_generation.contexts_from_coco import contexts_from_coco
+from llavakit.data_generation.answers.parsing import parse_answer
+from llavakit.data_generation.answers.samples import Sample
+from llavakit.data_generation.contexts.from_coco import contexts_from_coco
+from llavakit.data_generation.contexts.schema import read_contexts
 from llavakit.data_generation.filters import FILTERS, make_filters
-from llavakit.data_generation.parsing import parse_answer
-from llavakit.data_generation.prompts import TYPES
-from llavakit.data_generation.request import Request
-from llavakit.data_generation.rule_teacher import RuleTeacher
-from llavakit.data_generation.samples import Sample
-from llavakit.data_generation.scene import Scene, place
-from llavakit.data_generation.structured import parse_structured, verify_claims
-from llavakit.data_generation.teacher import TeacherError
-from llavakit.data_generation.words import NUMBER_WORDS, clause, joined, plural, sentence, with_article
+from llavakit.data_generation.prompts.prompt import TYPES
+from llavakit.data_generation.prompts.structured import parse_structured, verify_claims
+from llavakit.data_generation.teachers.rule_teacher import RuleTeacher
+from llavakit.data_generation.teachers.scene import Scene, place
+from llavakit.data_generation.teachers.words import NUMBER_WORDS, clause, joined, plural, sentence, with_article
+from llavakit.endpoints.request import Request
+from llavakit.endpoints.teacher import TeacherError
 
 Context = dict[str, Any]
 

@@ -21,9 +21,10 @@ import pytest
 from PIL import Image
 
 from llavakit.cli import main
-from llavakit.data_generation import read_coco_instances, write_rows
-from llavakit.data_generation.pictures import COLOURS, LABEL_HEIGHT, Picture, draw_boxes
-from llavakit.data_generation.viewer import share_out, view
+from llavakit.data_generation.contexts.coco import read_coco_instances
+from llavakit.data_generation.viewing.viewer import share_out, view
+from llavakit.reports.pictures import COLOURS, LABEL_HEIGHT, Picture, draw_boxes
+from llavakit.rows.files import write_rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium to show the page")

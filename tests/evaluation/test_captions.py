@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llavakit.evaluation.ptb_tokens import caption_words
-from llavakit.evaluation.scoring import score
+from llavakit.evaluation.metrics.ptb_tokens import caption_words
+from llavakit.evaluation.metrics.scoring import score
 from llavakit.evaluation.tasks import TASKS
 
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from llavakit.evaluation.hub import local_paths
-from llavakit.evaluation.scoring import score
+from llavakit.evaluation.metrics.scoring import score
+from llavakit.evaluation.reading.hub import local_paths
 from llavakit.evaluation.tasks import TASKS
 
 from ..hub.hub_server import HubServer

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from llavakit.evaluation.llava_bench_judging import parse_scores
-from llavakit.evaluation.scoring import score
+from llavakit.evaluation.metrics.scoring import score
 from llavakit.evaluation.tasks import TASKS
+from llavakit.evaluation.tasks.llava_bench_judging import parse_scores
 
 WriteLines = Callable[..., Path]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llavakit.evaluation.scienceqa_ensemble import complement, disagreements, judged
-from llavakit.evaluation.scoring import score
+from llavakit.evaluation.metrics.scoring import score
 from llavakit.evaluation.tasks import TASKS
+from llavakit.evaluation.tasks.scienceqa_ensemble import complement, disagreements, judged
 
 pytest.importorskip("openai")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llavakit.evaluation.mmmu_parse import is_right, normalized, parse_choice, parse_open
-from llavakit.evaluation.scoring import score
+from llavakit.evaluation.metrics.scoring import score
+from llavakit.evaluation.reading.mmmu_parse import is_right, normalized, parse_choice, parse_open
 from llavakit.evaluation.tasks import TASKS
 
 OPTIONS = {"A": "red car", "B": "a blue house", "C": "dog"}

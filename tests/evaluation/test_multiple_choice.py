@@ -10,10 +10,10 @@ import pandas
 import pytest
 from PIL import Image
 
-from llavakit.evaluation.mmbench import chosen_option
-from llavakit.evaluation.scienceqa import parse_option
-from llavakit.evaluation.scoring import score
+from llavakit.evaluation.metrics.scoring import score
 from llavakit.evaluation.tasks import TASKS
+from llavakit.evaluation.tasks.mmbench import chosen_option
+from llavakit.evaluation.tasks.scienceqa import parse_option
 
 PROBLEM = {"question": "Which?", "choices": ["a", "b", "c"], "answer": 1, "hint": "", "image": None}
 PROBLEM |= {"grade": "grade3", "subject": "natural science", "split": "test"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llavakit.evaluation.scoring import score
+from llavakit.evaluation.metrics.scoring import score
 from llavakit.evaluation.tasks import TASKS
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llavakit.evaluation.compare import compare
-from llavakit.evaluation.intervals import difference_intervals, intervals
-from llavakit.evaluation.report import worst
-from llavakit.evaluation.results import write_results
-from llavakit.evaluation.scoring import Result, score, score_graded, write_scores
+from llavakit.evaluation.metrics.intervals import difference_intervals, intervals
+from llavakit.evaluation.metrics.scoring import Result, score, score_graded, write_scores
+from llavakit.evaluation.results.compare import compare
+from llavakit.evaluation.results.folder import write_results
+from llavakit.evaluation.results.report import worst
 from llavakit.evaluation.task import Example, Graded, Task
 from llavakit.evaluation.tasks import TASKS, find_task
 

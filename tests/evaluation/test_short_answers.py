@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llavakit.evaluation.scoring import score
+from llavakit.evaluation.metrics.scoring import score
 from llavakit.evaluation.tasks import TASKS
-from llavakit.evaluation.textvqa import asked_question
+from llavakit.evaluation.tasks.textvqa import asked_question
 
 WriteJson = Callable[[str, object], Path]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llavakit.evaluation.vqa_accuracy import normalize, normalize_evalai, soft_accuracy, vqa_accuracy
+from llavakit.evaluation.metrics.vqa_accuracy import normalize, normalize_evalai, soft_accuracy, vqa_accuracy
 
 
 @pytest.mark.parametrize(

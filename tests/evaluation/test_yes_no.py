@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from llavakit.evaluation.answers import Judged
-from llavakit.evaluation.hallusionbench import RIGHT, UNCERTAIN, WRONG, verdict_by_rule
-from llavakit.evaluation.mme import parse_yes_no
-from llavakit.evaluation.pope import says_yes
-from llavakit.evaluation.scoring import score
+from llavakit.evaluation.metrics.scoring import score
+from llavakit.evaluation.reading.answers import Judged
 from llavakit.evaluation.tasks import TASKS
+from llavakit.evaluation.tasks.hallusionbench import RIGHT, UNCERTAIN, WRONG, verdict_by_rule
+from llavakit.evaluation.tasks.mme import parse_yes_no
+from llavakit.evaluation.tasks.pope import says_yes
 
 
 @pytest.mark.parametrize(

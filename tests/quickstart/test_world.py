@@ -10,7 +10,7 @@ from llavakit.quickstart.evaluate import accuracy, best_guess, make_exam
 from llavakit.quickstart.questions import KINDS, Examiner
 from llavakit.quickstart.rows import alignment_rows_of, caption, instruction_rows, without_image
 from llavakit.quickstart.world import COLOURS, SHAPES, draw_scene, held_out_pairs, sample_scene
-from llavakit.train.rows import normalize_row
+from llavakit.rows.schema import normalize_row
 
 PAIRS = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
 

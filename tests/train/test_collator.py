@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from llavakit import LlavaCollator, load_conversations
-from llavakit.train.rows import BadRow
+from llavakit.rows.schema import BadRow
 
 
 @pytest.fixture(scope="module")

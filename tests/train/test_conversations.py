@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from llavakit import load_conversations
-from llavakit.train.rows import BadRow
+from llavakit.rows.schema import BadRow
 
 
 @pytest.fixture

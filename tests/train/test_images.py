@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from llavakit.train.images import open_image
-from llavakit.train.rows import BadRow
+from llavakit.rows.images import open_image
+from llavakit.rows.schema import BadRow
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer
 
 from llavakit import LlavaCollator, LlavaProcessor, load_conversations
+from llavakit.rows.loading import read_raw_rows
+from llavakit.rows.schema import BAD_ROW_KINDS, BadRow, normalize_row
 from llavakit.train import inspection as module
-from llavakit.train.conversations import read_raw_rows
 from llavakit.train.inspection import Inspection, inspect_data, inspect_rows, render_page, render_terminal
-from llavakit.train.rows import BAD_ROW_KINDS, BadRow, normalize_row
 
 Row = dict[str, object]
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from llavakit.train.rows import BadRow, normalize_row
+from llavakit.rows.schema import BadRow, normalize_row
 
 
 def original(*turns: tuple[str, str], image: object = "a.png") -> dict:

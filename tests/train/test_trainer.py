@@ -16,8 +16,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig, SFTTrainer
 
 from llavakit import LlavaSFTConfig, LlavaSFTTrainer, load_conversations
-from llavakit.train.checkpointing import SaveFailed
-from llavakit.train.rows import BadRow
+from llavakit.checkpoints.safe_writing import SaveFailed
+from llavakit.rows.schema import BadRow
 from llavakit.train.sft_trainer import NonFiniteLoss
 from llavakit.train.stages import part_of
 

@@ -1,0 +1,1 @@
+"""Two backbones in, a LLaVA on disk out; nothing that was saved is ever lost."""

@@ -1,0 +1,75 @@
+"""A folder of images, captioned in a table beside them (JSON lines or CSV), to contexts."""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...rows.files import SUFFIXES, read_rows
+from .bad_annotations import BadAnnotation, BadAnnotations
+from .schema import Context, check_caption, finished
+
+
+def contexts_from_caption_file(
+    path: str | os.PathLike,
+    image_folder: str | os.PathLike | None = None,
+    image_column: str = "image",
+    caption_column: str = "caption",
+    bad: BadAnnotations | None = None,
+) -> Iterator[Context]:
+    """A context for each image; rows of the same image are its captions.
+
+    Args:
+        path: `.csv` (with a line of column names), `.jsonl`, `.json` or `.parquet`.
+        image_folder: Where the images lie. Default: the folder of `path`.
+        image_column: Holds an image's path, relative to that folder.
+        caption_column: Holds a caption, or a list of captions.
+        bad: What to do with a row that cannot be used. Default: stop.
+
+    Yields:
+        Contexts in the order in which images come first; the id is the image's path without its suffix.
+
+    Raises:
+        BadAnnotation: A row without image or caption, or of an image that is not in the folder.
+        ValueError: The file has no such columns, or is of another form.
+    """
+    bad = bad or BadAnnotations()
+    contexts: dict[str, Context] = {}
+    for name, row in _rows(Path(path), (image_column, caption_column)):
+        with bad.caught():
+            image, captions = row.get(image_column), row.get(caption_column)
+            if not isinstance(image, str) or not image.strip():
+                raise BadAnnotation(f"{name}: {image_column} is {image!r}; write the image's path, or drop the row.")
+            captions = captions if isinstance(captions, list) else [captions]
+            checked = [check_caption(caption, name) for caption in captions]
+            key = str(PurePosixPath(image).with_suffix(""))
+            context = contexts.setdefault(image, {"id": key, "image": image, "captions": [], "instances": []})
+            context["captions"] += checked
+    yield from finished(contexts.values(), Path(path).parent if image_folder is None else image_folder, bad)
+
+
+def _rows(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each row with a name for it."""
+    if path.suffix != ".csv":
+        if path.suffix not in SUFFIXES:
+            raise ValueError(f"{str(path)!r} ends in {path.suffix!r}; it must end in one of {('.csv', *SUFFIXES)}.")
+        for number, row in enumerate(read_rows(path), start=1):
+            if number == 1:
+                _check_columns(row, columns, path)
+            yield f"{path}, row {number}", row
+        return
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        table = csv.DictReader(file)
+        _check_columns(table.fieldnames or (), columns, path)
+        for row in table:
+            yield f"{path}, line {table.line_num}", row
+
+
+def _check_columns(found: Any, columns: tuple[str, str], path: Path) -> None:
+    missing = [column for column in columns if column not in found]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {missing[0]!r}, but {sorted(found)}. Name the columns by --image_column and "
+            "--caption_column."
+        )

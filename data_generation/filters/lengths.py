@@ -1,0 +1,28 @@
+"""Answers that are too short to teach anything, or that run on."""
+
+from collections.abc import Mapping
+
+from ..answers.samples import Sample, count_words
+
+# Fewest words of all answers of a sample together, most words of any one. A turn of a conversation may be a single word
+# ("Two."); a description may not. The upper bounds are some three times the length that the prompts ask for.
+LENGTHS: Mapping[str, tuple[int, int]] = {
+    "conversation": (3, 200),
+    "detail": (10, 400),
+    "reasoning": (8, 400),
+    "vision_detail": (20, 600),
+    "structured": (10, 600),
+}
+# Rows made elsewhere, of no type: a short answer may be all that is wanted
+OTHER_LENGTHS = (1, 600)
+
+
+def unfit_length(sample: Sample, lengths: Mapping[str, tuple[int, int]] = LENGTHS) -> str | None:
+    """Why the answers are too short or too long, or None."""
+    fewest, most = lengths.get(sample.type or "", OTHER_LENGTHS)
+    counts = [count_words(answer) for answer in sample.answers]
+    if sum(counts) < fewest:
+        return f"{sum(counts)} words of answer, fewer than {fewest}"
+    if max(counts) > most:
+        return f"an answer of {max(counts)} words, more than {most}"
+    return None

@@ -1,0 +1,90 @@
+"""Near-duplicates of text: MinHash signatures in an LSH index (datasketch), then the exact share of common word pairs.
+
+The index is what grows while rows stream by: some 5 kB a kept row.
+"""
+
+import re
+from zlib import crc32
+
+import numpy as np
+
+from ...rows.extras import require
+from ..answers.samples import Sample, quoted
+
+SIMILARITY = 0.7
+NUM_PERMUTATIONS = 64
+# Shorter ones agree by chance ("Two." and "It is red.")
+FEWEST_PAIRS = 8
+FEWEST_REPEATED_WORDS = 4
+
+
+class NearDuplicates:
+    """Names the earlier sample that a sample repeats, or the sentence that it repeats itself.
+
+    Only samples that are kept may be compared with, so this filter comes last.
+
+    Args:
+        similarity: Jaccard index of the word pairs from which two samples count as the same, in (0, 1].
+
+    Raises:
+        ValueError: `similarity` is outside its range, or datasketch is missing.
+    """
+
+    def __init__(self, similarity: float = SIMILARITY) -> None:
+        if not 0 < similarity <= 1:
+            raise ValueError(f"similarity={similarity} must be above 0 and at most 1.")
+        self.similarity = similarity
+        self.datasketch = require("datasketch")
+        # A missed pair is lost, a false candidate is dismissed by the exact comparison: hence the weights
+        threshold = min(similarity, 0.95)
+        self.index = self.datasketch.MinHashLSH(threshold, NUM_PERMUTATIONS, weights=(0.1, 0.9))
+        self.pairs: dict[str, np.ndarray] = {}
+
+    def __call__(self, sample: Sample) -> str | None:
+        return _repeats_itself(sample) or self._repeats_another(sample)
+
+    def _repeats_another(self, sample: Sample) -> str | None:
+        pairs = word_pairs(" ".join(sample.own_texts))
+        if len(pairs) < FEWEST_PAIRS:
+            return None
+        signature = self.datasketch.MinHash(NUM_PERMUTATIONS)
+        signature.update_batch([pair.tobytes() for pair in pairs])
+        for other in self.index.query(signature):
+            if _jaccard(pairs, self.pairs[other]) >= self.similarity:
+                return f"says nearly the same as {other!r}"
+        self.index.insert(sample.id, signature)
+        self.pairs[sample.id] = pairs
+        return None
+
+
+def word_pairs(text: str) -> np.ndarray:
+    """Sorted hashes of the different pairs of neighboring words; case and punctuation do not count."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    return np.unique(
+        np.array([crc32(" ".join(pair).encode()) for pair in zip(words, words[1:], strict=False)], dtype=np.uint32)
+    )
+
+
+def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    common = len(np.intersect1d(one, other, assume_unique=True))
+    return common / (len(one) + len(other) - common)
+
+
+def _repeats_itself(sample: Sample) -> str | None:
+    """A question asked twice, or a sentence said twice in the answers."""
+    questions = [_words(question) for question, _ in sample.exchanges]
+    for at, question in enumerate(questions):
+        if question in questions[:at]:
+            return f"asks twice: {quoted(sample.exchanges[at][0])}"
+    said: set[tuple[str, ...]] = set()
+    for answer in sample.answers:
+        for sentence in re.split(r"(?<=[.!?])\s+", answer):
+            words = _words(sentence)
+            if len(words) >= FEWEST_REPEATED_WORDS and words in said:
+                return f"says twice: {quoted(sentence)}"
+            said.add(words)
+    return None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[^\W_]+", text.lower()))

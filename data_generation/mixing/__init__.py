@@ -1,0 +1,1 @@
+"""Several sources of rows to one training set, and its card."""

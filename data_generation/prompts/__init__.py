@@ -1,0 +1,1 @@
+"""What a teacher is asked, from files that a user can edit."""

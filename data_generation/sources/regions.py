@@ -1,0 +1,197 @@
+"""Regions and the words for them: RefCOCO, RefCOCO+, RefCOCOg and Visual Genome, from their official files.
+
+Each region is asked about in one of two directions: its box is given and its description asked for, or the other way
+round. Which, is drawn (arXiv:2310.03744, appendix A): both in one conversation would give the answer away.
+"""
+
+import logging
+import os
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...rows.official_fields import field
+from .academic_rows import COCO_2017, Exchange, Row, image_path, merged_rows, read_official
+
+logger = logging.getLogger(__name__)
+
+DIRECTIONS = ("both", "describe", "locate")
+BOXES = ("padded", "image")
+DESCRIBE = "Describe this region of the image in a few words: {box}"
+LOCATE = "Give the bounding box of the region that these words describe: {text}"
+MAX_EXCHANGES = 9  # LLaVA-1.5 keeps RefCOCO's conversations below ten
+
+Box = Sequence[float]
+
+
+def refcoco_rows(
+    refs: str | os.PathLike,
+    instances: str | os.PathLike,
+    split: str = "train",
+    image_pattern: str = COCO_2017,
+    direction: str = "both",
+    boxes: str = "padded",
+    max_exchanges: int = MAX_EXCHANGES,
+    seed: int = 0,
+) -> Iterator[Row]:
+    """Rows of RefCOCO, RefCOCO+ (arXiv:1608.00272) or RefCOCOg (arXiv:1511.02283).
+
+    An object has about three expressions. The first of each object makes a conversation, the second another, so that no
+    conversation asks twice of one object.
+
+    Args:
+        refs: The official refs(unc).p, refs(google).p or refs(umd).p.
+        instances: The instances.json beside it.
+        split: As the references name it: "train", "val", "testA", ...
+        image_pattern: Path of the image of an id.
+        direction: "both" draws it for each expression; "describe" and "locate" ask one way only.
+        boxes: "padded" measures boxes on the image padded to a square, as LLaVA-1.5 sees it; "image" on the image.
+        max_exchanges: Longest conversation.
+        seed: Draws the directions.
+
+    Raises:
+        ValueError: An unknown option, files of another form, or a reference to a box that the instances lack.
+    """
+    questions = _Questions(direction, boxes)
+    references = _read_refs(refs)
+    sizes = {image["id"]: image for image in read_official(instances, list, "RefCOCO's instances.json", "images")}
+    objects = {each["id"]: each for each in read_official(instances, list, "RefCOCO's instances.json", "annotations")}
+    known = sorted({str(each.get("split")) for each in references})
+    if split not in known:
+        raise ValueError(f"split={split!r} has no references in {refs}; it has {known}.")
+
+    def exchanges() -> Iterator[tuple[str, int, Exchange]]:
+        for each in references:
+            if each["split"] != split:
+                continue
+            name, annotation = each.get("ref_id"), objects.get(each.get("ann_id"))
+            image = sizes.get(each.get("image_id"))
+            if annotation is None or image is None:
+                raise ValueError(
+                    f"{refs}, reference {name!r}: its box or image is not in {instances}. Name its own file."
+                )
+            for number, sentence in enumerate(field(each, "sentences", refs, name)):
+                draw = random.Random(f"{seed}/{name}/{number}")
+                text = str(sentence.get("raw") or field(sentence, "sent", refs, name))
+                size = (image["width"], image["height"])
+                for exchange in questions.ask(annotation["bbox"], text, size, draw):
+                    yield image_path(image_pattern, image["id"]), number, exchange
+        questions.report()
+
+    return merged_rows(exchanges(), "refcoco", max_exchanges)
+
+
+def visual_genome_rows(
+    regions: str | os.PathLike,
+    image_data: str | os.PathLike,
+    max_regions: int = 10,
+    direction: str = "both",
+    boxes: str = "padded",
+    seed: int = 0,
+) -> Iterator[Row]:
+    """Rows of Visual Genome's regions (arXiv:1602.07332).
+
+    Args:
+        regions: The official region_descriptions.json.
+        image_data: The official image_data.json: sizes, and in which of the two folders an image is.
+        max_regions: Regions drawn of an image that has more; 10 in LLaVA-1.5 (arXiv:2310.03744, appendix A).
+        direction: As for `refcoco_rows`.
+        boxes: As for `refcoco_rows`.
+        seed: Draws the regions and the directions.
+
+    Raises:
+        ValueError: An unknown option, files of another form, or regions of an image that the image data lack.
+    """
+    questions = _Questions(direction, boxes)
+    if max_regions < 1:
+        raise ValueError(f"max_regions={max_regions} must be at least 1.")
+    images = {each["image_id"]: each for each in read_official(image_data, list, "Visual Genome's image_data.json")}
+    entries = read_official(regions, list, "Visual Genome's region_descriptions.json")
+
+    def exchanges() -> Iterator[tuple[str, int, Exchange]]:
+        for number, entry in enumerate(entries):
+            image_id, found = field(entry, "id", regions, number), field(entry, "regions", regions, number)
+            if image_id not in images:
+                raise ValueError(f"{regions}: image {image_id!r} is not in {image_data}. Name files of one release.")
+            image = images[image_id]
+            path = str(PurePosixPath(*PurePosixPath(image["url"]).parts[-2:]))  # VG_100K/2.jpg
+            draw = random.Random(f"{seed}/{image_id}")
+            for region in draw.sample(found, min(max_regions, len(found))):
+                bbox = [field(region, side, regions, image_id) for side in ("x", "y", "width", "height")]
+                text = field(region, "phrase", regions, image_id)
+                for exchange in questions.ask(bbox, text, (image["width"], image["height"]), draw):
+                    yield path, 0, exchange
+        questions.report()
+
+    return merged_rows(exchanges(), "visual_genome")
+
+
+def box_text(bbox: Box, size: tuple[int, int], boxes: str = "padded") -> str | None:
+    """A box as LLaVA-1.5 writes it: `[left, top, right, bottom]`, shares with two decimals.
+
+    Args:
+        bbox: [x, y, width, height] in pixels.
+        size: Width and height of the image in pixels.
+        boxes: "padded": shares of the square that the image is padded to, centred; "image": shares of the image.
+
+    Returns:
+        The text; None for a box without area inside the image.
+    """
+    width, height = size
+    x, y, box_width, box_height = bbox
+    left, right = (min(max(side, 0), width) for side in (x, x + box_width))
+    top, bottom = (min(max(side, 0), height) for side in (y, y + box_height))
+    if left >= right or top >= bottom:
+        return None
+    if boxes == "padded":
+        side = max(width, height)
+        pad_x, pad_y = (side - width) // 2, (side - height) // 2
+        left, right, top, bottom = left + pad_x, right + pad_x, top + pad_y, bottom + pad_y
+        width = height = side
+    shares = (left / width, top / height, right / width, bottom / height)
+    return str([round(share, 2) for share in shares])
+
+
+class _Questions:
+    """Asks about regions in the direction and box form chosen; counts those that cannot be asked about."""
+
+    def __init__(self, direction: str, boxes: str):
+        for name, value, known in (("direction", direction, DIRECTIONS), ("boxes", boxes, BOXES)):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is unknown; choose one of {known}.")
+        self.direction, self.boxes, self.left_out = direction, boxes, 0
+
+    def ask(self, bbox: Box, text: str, size: tuple[int, int], draw: random.Random) -> Iterator[Exchange]:
+        """The question and its answer; nothing for a region without words or area."""
+        box, text = box_text(bbox, size, self.boxes), text.strip()
+        direction = draw.choice(DIRECTIONS[1:]) if self.direction == "both" else self.direction
+        if box is None or not text:
+            self.left_out += 1
+        elif direction == "describe":
+            yield DESCRIBE.format(box=box), text
+        else:
+            yield LOCATE.format(text=text), box
+
+    def report(self) -> None:
+        if self.left_out:
+            logger.warning("%d region(s) left out, without words or without area inside the image", self.left_out)
+
+
+def _read_refs(path: str | os.PathLike) -> list[dict[str, Any]]:
+    with Path(path).open("rb") as file:
+        try:
+            references = _PlainUnpickler(file, encoding="utf-8").load()
+        except Exception as error:  # a damaged pickle raises errors of many kinds
+            raise ValueError(f"{path} is not RefCOCO's pickle of references ({error}).") from error
+    if not isinstance(references, list) or not all(isinstance(each, dict) and "split" in each for each in references):
+        raise ValueError(f"{path} is not RefCOCO's list of references. Name the official refs(...).p.")
+    return references
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads lists, dicts, strings and numbers, which is all the official files hold; a pickle can run any code else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and references hold plain values only")

@@ -1,0 +1,1 @@
+"""Asking a language model over HTTP: messages, limits, prices, and a journal of what was answered."""

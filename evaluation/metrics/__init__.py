@@ -1,0 +1,1 @@
+"""From answers to numbers, and how sure they are."""

@@ -1,0 +1,1 @@
+"""Answers and official files, as they lie on disk."""

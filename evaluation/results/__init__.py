@@ -1,0 +1,1 @@
+"""What an evaluation leaves behind, and what a comparison reads."""

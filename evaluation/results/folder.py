@@ -1,0 +1,115 @@
+"""The folder of results: what an evaluation leaves behind, and what a comparison reads.
+
+::
+
+    DIR/run.json           what was evaluated: task, answers, model, ...
+        predictions.jsonl  the answers, where a model was asked (see answers.py)
+        scores.json        name to number
+        intervals.json     name to [low, high], 95 % by bootstrap
+        units.npz          what each unit adds to the sums, for `llavakit eval compare`
+        table.md           for a README
+        report.html        the scores, and the worst answers beside their pictures
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...rows.files import replacing
+from ..metrics.intervals import LEVEL, Interval, intervals
+from ..metrics.scoring import Result, write_scores
+from ..task import Task
+from ..tasks import find_task
+from .report import write_report
+
+RUN, SCORES, INTERVALS, UNITS = "run.json", "scores.json", "intervals.json", "units.npz"
+TABLE, REPORT = "table.md", "report.html"
+
+
+@dataclass
+class SavedResult:
+    """Results read back from their folder: the task, its scores, and the sums by unit. Shape of each: (units,)."""
+
+    task: Task
+    name: str
+    scores: dict[str, float | None]
+    units: list[str]
+    sums: dict[str, np.ndarray]
+
+
+def write_results(
+    task: Task,
+    result: Result,
+    folder: str | os.PathLike,
+    run: Mapping[str, Any],
+    image_folder: str | os.PathLike | None = None,
+) -> Path:
+    """Write all that a folder of results holds, except for the predictions.
+
+    Args:
+        task: The benchmark.
+        result: Its scores.
+        folder: Made where it is not there.
+        run: What was evaluated, for `run.json`.
+        image_folder: Where the paths of the examples' images start. Without one the report has no pictures.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = intervals(task, result.sums)
+    write_run({"task": task.name, **run}, folder)
+    write_scores(result.scores, folder / SCORES)
+    _write_text(json.dumps(found, indent=1) + "\n", folder / INTERVALS)
+    _write_text(markdown_table(task, result.scores, found), folder / TABLE)
+    with replacing(folder / UNITS) as beside, beside.open("wb") as file:
+        names = np.array(list(result.sums), dtype=np.str_)
+        matrix = np.stack(list(result.sums.values()), axis=1)
+        np.savez_compressed(file, units=np.array(result.units, dtype=np.str_), names=names, sums=matrix)
+    write_report(task, result, found, folder / REPORT, run, image_folder)
+    return folder
+
+
+def read_results(folder: str | os.PathLike) -> SavedResult:
+    """Read a folder of results.
+
+    Raises:
+        ValueError: It is none.
+    """
+    folder = Path(folder)
+    if not (folder / UNITS).is_file():
+        raise ValueError(
+            f"{folder} holds no results (it has no {UNITS}). `llavakit eval run` and `llavakit eval score --output_dir` "
+            "write them."
+        )
+    run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    with np.load(folder / UNITS) as content:
+        sums = dict(zip(content["names"].tolist(), content["sums"].T, strict=True))
+        return SavedResult(find_task(run["task"]), str(folder), scores, content["units"].tolist(), sums)
+
+
+def write_run(run: Mapping[str, Any], folder: Path) -> None:
+    """Write `run.json`."""
+    _write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", folder / RUN)
+
+
+def markdown_table(task: Task, scores: Mapping[str, float], found: Mapping[str, Interval]) -> str:
+    """A table for a README: a line for each score, with its interval."""
+    lines = [f"| {task.title} | score | {LEVEL} % interval |", "|---|---|---|"]
+    for name, value in scores.items():
+        shown = f"{value:,.2f}" if name in found else f"{value:,.0f}"
+        interval = f"{found[name][0]:,.2f} to {found[name][1]:,.2f}" if name in found else ""
+        lines.append(f"| {name} | {shown} | {interval} |")
+    return "\n".join(lines) + "\n"
+
+
+def _write_text(text: str, path: Path) -> None:
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")

@@ -1,0 +1,58 @@
+"""`llavakit chat`: ask a checkpoint about an image, in the terminal or in the browser."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="+", help="path or Hub id of the checkpoint; with --web also a second one")
+    parser.add_argument("--image", default=None, help="path of an image")
+    parser.add_argument("--question", default=None, help="ask this, print the answer, and leave; else a loop")
+    parser.add_argument("--max_new_tokens", type=int, default=256)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--trust_remote_code", action="store_true")
+    parser.add_argument("--web", action="store_true", help="a page in the browser; the flags below are its own")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind to; any but this machine's needs --auth")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--auth", default=None, metavar="USER:PASSWORD", help="ask visitors for it")
+    parser.add_argument("--feedback", default="feedback.jsonl", help="where thumbs go (default: %(default)s)")
+    parser.add_argument("--max_upload_mb", type=float, default=20, help="largest picture file (default: %(default)s)")
+    parser.add_argument("--max_pixels", type=int, default=None, help="largest picture (default: about 89 million)")
+    parser.set_defaults(run=_chat)
+
+
+def _chat(args: argparse.Namespace) -> int:
+    if args.web:
+        return _chat_in_browser(args)
+    from .chat import chat
+
+    if len(args.model) > 1:
+        raise ValueError(f"{' '.join(args.model)!r}: two checkpoints are shown side by side with --web only.")
+    chat(
+        args.model[0],
+        image=args.image,
+        question=args.question,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        trust_remote_code=args.trust_remote_code,
+    )
+    return 0
+
+
+def _chat_in_browser(args: argparse.Namespace) -> int:
+    from .web import chat_in_browser
+
+    if args.image is not None or args.question is not None:
+        raise ValueError("--image and --question go without --web: on the page they are given by hand.")
+    chat_in_browser(
+        args.model,
+        host=args.host,
+        port=args.port,
+        auth=args.auth,
+        feedback=args.feedback,
+        max_upload_mb=args.max_upload_mb,
+        max_pixels=args.max_pixels,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        trust_remote_code=args.trust_remote_code,
+    )
+    return 0

@@ -1,0 +1,1 @@
+"""A row and its picture: the notion that every room shares."""

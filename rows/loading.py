@@ -1,0 +1,223 @@
+"""Reading rows of either format, from a file, a folder or the Hub, into a `datasets` data set of one form."""
+
+import itertools
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet
+from datasets import Dataset, Features, IterableDataset, List, Value
+
+from .images import resolve_images
+from .schema import BadRow, Row, normalize_row, row_name
+
+logger = logging.getLogger(__name__)
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "images": List(datasets.Image()),
+        "messages": List(
+            {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
+        ),
+    }
+)
+DATA_SUFFIXES = (".json", ".jsonl", ".parquet")
+ON_BAD_ROW = ("error", "skip")
+
+
+def load_conversations(
+    path_or_repo: str | os.PathLike,
+    image_folder: str | os.PathLike | None = None,
+    streaming: bool = False,
+    *,
+    split: str = "train",
+    on_bad_row: str = "error",
+) -> Dataset | IterableDataset:
+    """Load conversations about images.
+
+    Args:
+        path_or_repo: A `.json`, `.jsonl` or `.parquet` file; a folder of such files, or one that
+            `Dataset.save_to_disk` wrote; or a data set id on the Hub. Rows of both formats are read.
+        image_folder: Where the rows' image paths start. Default: the folder of the file.
+        streaming: Return an `IterableDataset` that reads rows as they are asked for.
+        split: The split of a Hub data set.
+        on_bad_row: "error" stops at the first row that cannot be read; "skip" leaves such rows out and logs how many
+            and which.
+
+    Returns:
+        Columns `id` (string), `images` (list of images, decoded when looked at) and `messages` (list of
+        `{"role", "content": list of blocks}`).
+
+    Raises:
+        BadRow: A row that cannot be trained on; the message names it. Files are not opened here: see `llavakit inspect`.
+        FileNotFoundError: A path that looks like a file and is none.
+        ValueError: A folder without data files, a file that is not JSON, or an unknown `on_bad_row`.
+    """
+    if on_bad_row not in ON_BAD_ROW:
+        raise ValueError(f"on_bad_row={on_bad_row!r} is unknown; choose one of {ON_BAD_ROW}.")
+    source, folder = _find(path_or_repo, image_folder, streaming, split)
+    if isinstance(source, list):
+        return _from_files(source, folder, streaming, on_bad_row)
+    return _from_dataset(source, folder, streaming, on_bad_row)
+
+
+def read_raw_rows(
+    path_or_repo: str | os.PathLike, image_folder: str | os.PathLike | None = None, *, split: str = "train"
+) -> tuple[Iterator[Any], str | os.PathLike | None]:
+    """The rows of whatever `load_conversations` reads, as they stand there, good and bad alike.
+
+    Args:
+        path_or_repo: As for `load_conversations`.
+        image_folder: Likewise.
+        split: Likewise.
+
+    Returns:
+        The rows, read as they are asked for and numbered as in the errors of `load_conversations`; and the folder
+        that their image paths start from.
+
+    Raises:
+        FileNotFoundError: A path that looks like a file and is none.
+        ValueError: A folder without data files. While reading: a file that is not JSON.
+    """
+    source, folder = _find(path_or_repo, image_folder, False, split)
+    return iter(_rows_in(source) if isinstance(source, list) else without_decoding(source)), folder
+
+
+def _find(path_or_repo: str | os.PathLike, image_folder: Any, streaming: bool, split: str) -> tuple[Any, Any]:
+    """Where the rows are, a list of files or a data set, and the folder that their image paths start from."""
+    path = Path(path_or_repo)
+    if path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
+        return _split_of(datasets.load_from_disk(str(path)), split), image_folder
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES)
+        if not files:
+            raise ValueError(f"path_or_repo={str(path)!r} is a folder without {', '.join(DATA_SUFFIXES)} files.")
+        return files, image_folder or path
+    if path.is_file():
+        if path.suffix not in DATA_SUFFIXES:
+            raise ValueError(f"path_or_repo={str(path)!r} is none of {', '.join(DATA_SUFFIXES)}.")
+        return [path], image_folder or path.parent
+    if path.suffix in DATA_SUFFIXES or path.is_absolute() or str(path_or_repo).startswith("."):
+        raise FileNotFoundError(f"path_or_repo={str(path_or_repo)!r}: there is no such file or folder.")
+    return datasets.load_dataset(str(path_or_repo), split=split, streaming=streaming), image_folder
+
+
+def without_decoding(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The same data set with images as `{"bytes", "path"}`, so that a damaged one can be reported with its row."""
+    for column, feature in (dataset.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, datasets.Image):
+            dataset = dataset.cast_column(column, List(datasets.Image(decode=False)))
+    return dataset
+
+
+def canonical_rows(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], image_folder: str | os.PathLike | None, on_bad_row: str = "error"
+) -> Iterator[Row]:
+    """Normalise numbered rows one by one, with image paths joined to their folder, by the rule of `on_bad_row`."""
+    skipped: list[str] = []
+    for index, raw in rows:
+        try:
+            row = normalize_row(raw, index)
+            row["images"] = resolve_images(row["images"], image_folder, row_name(raw, index))
+        except BadRow as error:
+            if on_bad_row == "error":
+                raise
+            skipped.append(str(error))
+            continue
+        for message in row["messages"]:
+            # Arrow wants the same keys in every block
+            message["content"] = [{"type": block["type"], "text": block.get("text")} for block in message["content"]]
+        yield row
+    report_skipped(skipped)
+
+
+def report_skipped(reasons: list[str], shown: int = 20) -> None:
+    """Log how many rows were left out and which, the first `shown` with their reason."""
+    if reasons:
+        rest = f"\n  ... and {len(reasons) - shown} more" if len(reasons) > shown else ""
+        logger.warning("%d row(s) left out:\n  %s%s", len(reasons), "\n  ".join(reasons[:shown]), rest)
+
+
+def _from_files(files: list[Path], image_folder: Any, streaming: bool, on_bad_row: str) -> Dataset | IterableDataset:
+    # The stamps make a changed file a different data set to the cache of `datasets`
+    stamps = [(file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    arguments = {
+        "files": [str(file) for file in files],
+        "stamps": str(stamps),
+        "image_folder": os.fspath(image_folder),
+        "on_bad_row": on_bad_row,
+    }
+    if streaming:
+        return IterableDataset.from_generator(_rows_of_files, features=FEATURES, gen_kwargs=arguments)
+    try:
+        return Dataset.from_generator(_rows_of_files, features=FEATURES, gen_kwargs=arguments)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from None  # the row's own message, not the wrapper's
+
+
+def _rows_of_files(files: list[str], stamps: str, image_folder: str, on_bad_row: str) -> Iterator[Row]:
+    yield from canonical_rows(enumerate(_rows_in([Path(file) for file in files])), image_folder, on_bad_row)
+
+
+def _rows_in(files: list[Path]) -> Iterator[Any]:
+    return itertools.chain.from_iterable(_read_file(file) for file in files)
+
+
+def _read_file(file: Path) -> Iterator[Any]:
+    if file.suffix == ".parquet":
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+        return
+    with file.open(encoding="utf-8") as lines:
+        if file.suffix == ".json":
+            try:
+                rows = json.load(lines)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{file} is not JSON ({error}). One object a line is a .jsonl file.") from error
+            if not isinstance(rows, list):
+                raise ValueError(f"{file} holds a {type(rows).__name__}; it must be a list of rows.")
+            yield from rows
+            return
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{file}, line {number} is not JSON ({error}).") from error
+
+
+def _split_of(loaded: Any, split: str) -> Dataset:
+    if not isinstance(loaded, datasets.DatasetDict):
+        return loaded
+    if split not in loaded:
+        raise ValueError(f"split={split!r} is not in the data set; it has {sorted(loaded)}.")
+    return loaded[split]
+
+
+def _from_dataset(
+    dataset: Dataset | IterableDataset, image_folder: Any, streaming: bool, on_bad_row: str
+) -> Dataset | IterableDataset:
+    if streaming and isinstance(dataset, Dataset):
+        dataset = dataset.to_iterable_dataset()
+    if dataset.features is not None and dataset.features == FEATURES:
+        return dataset
+    dataset = without_decoding(dataset)
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+        numbered = zip(indices, rows, strict=True)
+        out: dict[str, list[Any]] = {name: [] for name in FEATURES}
+        for row in canonical_rows(numbered, image_folder, on_bad_row):
+            for name in FEATURES:
+                out[name].append(row[name])
+        return out
+
+    columns = list(dataset.column_names or next(iter(dataset)))
+    return dataset.map(convert, batched=True, with_indices=True, remove_columns=columns, features=FEATURES)

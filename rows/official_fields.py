@@ -1,0 +1,16 @@
+"""Fields of official annotation files, read so that what is missing is named."""
+
+import os
+from typing import Any
+
+
+def field(entry: Any, key: str, path: str | os.PathLike, name: Any) -> Any:
+    """`entry[key]`.
+
+    Raises:
+        ValueError: The entry is no object or lacks the key; the message names the file and the entry.
+    """
+    if not isinstance(entry, dict) or key not in entry:
+        there = sorted(entry) if isinstance(entry, dict) else f"a {type(entry).__name__}"
+        raise ValueError(f"{path}, entry {name!r}: {key!r} is missing ({there}). Correct the entry or drop it.")
+    return entry[key]

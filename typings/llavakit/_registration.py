@@ -1,0 +1,1 @@
+../../src/llavakit/_registration.py
