@@ -16,6 +16,7 @@ AutoModel.register(LlavaConfig, LlavaModel, exist_ok=True)
 AutoModelForImageTextToText.register(LlavaConfig, LlavaForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(LlavaConfig, LlavaProcessor, exist_ok=True)
 
+LlavaProcessor.register_for_auto_class()
 LlavaConfig.register_for_auto_class("AutoConfig")
 LlavaModel.register_for_auto_class("AutoModel")
 LlavaForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

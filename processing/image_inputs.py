@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers.image_utils import load_image
 
 
 def to_rgb(image: Any) -> Image.Image:
@@ -30,6 +29,8 @@ def to_rgb(image: Any) -> Image.Image:
         return _open(io.BytesIO(image), "the given bytes")
     if isinstance(image, (str, Path)):
         if str(image).startswith(("http://", "https://", "data:")):
+            from transformers.image_utils import load_image  # not at the top: reading a file needs no transformers
+
             return load_image(str(image))
         return _open(image, f"image={str(image)[:200]!r}")
     raise ValueError(

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._registration import register_with_auto_classes
+from ._renamed import keep_former_names
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 register_with_auto_classes()
+keep_former_names()
 
 
 def __getattr__(name: str) -> Any:

@@ -11,15 +11,23 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-# Loaded with the package, and by others that only ask what is installed
-LIGHT = ("transformers.utils", "transformers.dependency_versions", "transformers._typing")
-
-# Whose import registers
+# Whose import registers model, config and processor
 ROOM = "llavakit.modeling_llava"
+
+# Files that ship with the processor; they import transformers, but for those that only read pictures
+PROCESSING = "llavakit.processing."
+
+# Loaded with transformers itself, by others that only ask what is installed, or without transformers
+LIGHT = (
+    "transformers.utils",
+    "transformers.dependency_versions",
+    "transformers._typing",
+    "llavakit.processing.image_inputs",
+)
 
 
 def register_with_auto_classes() -> None:
-    """Register now where transformers is in use already, else just before it is."""
+    """Register now where transformers is in use already, else when it is."""
     if any(_is_use(name) for name in list(sys.modules)):
         importlib.import_module(ROOM)
     elif not any(isinstance(finder, _FirstUse) for finder in sys.meta_path):
@@ -33,12 +41,37 @@ def _is_use(name: str) -> bool:
 
 
 class _FirstUse(importlib.abc.MetaPathFinder):
-    """Finds nothing; it is told of each import. Before the first use nothing of transformers is half imported."""
+    """Told of each import; at the first use it registers, at a moment when nothing that this needs is half imported.
+
+    Before a module of transformers is imported that is so; where a file of `processing/` comes first, it is so after it.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.startswith(PROCESSING) and not fullname.startswith(LIGHT):
+            sys.meta_path.remove(self)
+            spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _ThenRegister(spec.loader)
+            return spec
         if _is_use(fullname):
             sys.meta_path.remove(self)
             importlib.import_module(ROOM)
         return None
+
+
+class _ThenRegister(importlib.abc.Loader):
+    """Loads a module as its own loader does, then registers."""
+
+    def __init__(self, loader: importlib.abc.Loader):
+        self.loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self.loader
+        importlib.import_module(ROOM)

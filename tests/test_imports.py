@@ -1,0 +1,97 @@
+"""What an import brings with it: names load lazily, the Auto classes know the model all the same, old names still import.
+
+Each case is a process of its own, since an import happens once in a process.
+"""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from llavakit._renamed import RENAMED
+from llavakit.cli import VERBS
+
+HEAVY = ("torch", "transformers", "trl", "datasets")
+
+STEPS = (
+    "contexts prompts estimate generate filter dedup-images alignment simple scienceqa view academic balance mix card"
+)
+
+KNOWN = """
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from llavakit import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+assert type(AutoConfig.for_model("llavakit")) is LlavaConfig
+assert AutoModelForImageTextToText._model_mapping[LlavaConfig] is LlavaForConditionalGeneration
+assert PROCESSOR_MAPPING[LlavaConfig] is LlavaProcessor
+"""
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loaded_by(code: str) -> set[str]:
+    """Which heavy libraries are there once the code has run."""
+    return set(run(f"{code}\nimport sys; print('\\n', *({{*{HEAVY}}} & {{*sys.modules}}))").splitlines()[-1].split())
+
+
+def command(*arguments: str) -> str:
+    return f"from llavakit.cli import main\ntry: main({list(arguments)})\nexcept SystemExit: pass"
+
+
+@pytest.mark.parametrize("code", ["import llavakit", command("--version"), command("--help")])
+def test_the_package_and_its_help_load_nothing_heavy(code: str) -> None:
+    assert loaded_by(code) == set()
+
+
+@pytest.mark.parametrize("step", STEPS.split())
+def test_no_data_step_loads_torch_or_transformers_to_say_what_it_takes(step: str) -> None:
+    assert loaded_by(command("data", step, "--help")) & {"torch", "transformers"} == set()
+
+
+def test_data_steps_are_all_tried_above() -> None:
+    help = run(command("data", "--help"))
+    assert {line.split()[0] for line in help.splitlines() if line.startswith("    ") and line[4] != " "} >= {
+        *STEPS.split()
+    }
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import llavakit; from transformers import AutoConfig",
+        "import llavakit; from transformers import AutoModelForImageTextToText",
+        "import llavakit; from transformers import AutoProcessor",
+        "import llavakit; from transformers import Trainer",
+        "import llavakit, trl; trl.SFTTrainer",
+        "from transformers import AutoModel; import llavakit",
+        "import transformers; import llavakit",
+        "from llavakit.processing import LlavaProcessor",
+        "import llavakit.processing.chat_encoding",
+        "import llavakit.processing.image_inputs",
+        "import llavakit.modeling_llava.connectors",
+        "import llavakit.rows.loading",
+        "import llavakit.train",
+    ],
+)
+def test_auto_classes_know_the_model_whatever_is_imported_first(first: str) -> None:
+    # what is asked must be known before a public name is touched: KNOWN asks for the config first
+    run(f"{first}\nfrom transformers import AutoConfig\nAutoConfig.for_model('llavakit')\n{KNOWN}")
+
+
+def test_former_module_names_still_import() -> None:
+    pairs = ", ".join(f"({former!r}, {now!r})" for former, now in RENAMED.items())
+    run(
+        f"from importlib import import_module\nfor former, now in [{pairs}]:\n"
+        "    assert import_module(f'llavakit.{former}') is import_module(f'llavakit.{now}'), former"
+    )
+
+
+def test_verbs_name_modules_that_are_there() -> None:
+    for verb in VERBS.values():
+        module = importlib.import_module(f"llavakit.{verb.module}")
+        assert callable(getattr(module, "main" if verb.takes_all else "add_arguments"))

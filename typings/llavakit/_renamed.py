@@ -1,0 +1,1 @@
+../../src/llavakit/_renamed.py
