@@ -45,7 +45,7 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", [*PAGES, *RECIPES], ids=lambda page: page.name)
 def test_commands_are_known(page: Path) -> None:
-    from llavakit.cli import _parser
+    from llavakit.cli import parser_of
 
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for program, *arguments in commands(page):
@@ -54,7 +54,9 @@ def test_commands_are_known(page: Path) -> None:
         elif program == "llavakit" and arguments[0] == "sft":
             assert_sft_flags_are_known(arguments[1:])
         elif program == "llavakit":
-            _parser().parse_args(arguments)  # leaves with a message where it does not know an argument
+            parser_of(arguments[0]).parse_args(
+                arguments[1:]
+            )  # leaves with a message where it does not know an argument
 
 
 def assert_sft_flags_are_known(arguments: list[str]) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 
 from ._version import __version__
 
@@ -57,13 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _verbs_parser().parse_args(argv)
         _verbs_parser().print_help()
         return 0
-    verb = VERBS[name]
-    module = import_module(f".{verb.module}", __package__)
-    if verb.takes_all:
-        return module.main(argv[1:])
-    parser = argparse.ArgumentParser(prog=f"llavakit {name}", description=verb.help)
-    module.add_arguments(parser)
-    args = parser.parse_args(argv[1:])
+    if VERBS[name].takes_all:
+        return _module_of(name).main(argv[1:])
+    args = parser_of(name).parse_args(argv[1:])
     run: Callable[[argparse.Namespace], int] = args.run
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for quiet in ("httpx", "httpx2", "huggingface_hub", "filelock"):
@@ -76,6 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of a verb's flags, which sets the default `run`."""
+    parser = argparse.ArgumentParser(prog=f"llavakit {name}", description=VERBS[name].help)
+    _module_of(name).add_arguments(parser)
+    return parser
+
+
+def _module_of(name: str) -> ModuleType:
+    return import_module(f".{VERBS[name].module}", __package__)
 
 
 def _verbs_parser() -> argparse.ArgumentParser:

@@ -25,10 +25,10 @@ def write_lines(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def evaluate() -> Callable[..., int]:
     """`llavakit eval ...`, in this process; errors come as they are raised."""
-    from llavakit.cli import _parser
+    from llavakit.cli import parser_of
 
     def run(*argv: str | Path) -> int:
-        args = _parser().parse_args(["eval", *map(str, argv)])
+        args = parser_of("eval").parse_args([*map(str, argv)])
         return args.run(args)
 
     return run
