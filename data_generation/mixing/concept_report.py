@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ...reports.tables import show, table
 from ...rows.extras import require
 from ...rows.files import replacing
 
@@ -56,18 +57,20 @@ def _by_class(before: np.ndarray, after: np.ndarray) -> list[dict[str, Any]]:
 
 
 def print_concept_report(report: dict[str, Any]) -> None:
-    """Print the report as a table."""
+    """Print the report as tables."""
     print(f"{report['num_captions']:,} captions, {report['num_kept']:,} kept -> {report['output']}")
     print(
         f"{report['num_phrases']:,} noun phrases: {report['num_phrases_skipped']:,} rarer than "
         f"{report['settings']['min_count']} skipped, {report['num_phrases_kept']:,} used"
     )
-    print(f"\n{'captions a phrase':>18}{'phrases before':>16}{'after':>12}")
-    for line in report["phrases_by_frequency"]:
-        print(f"{line['frequency']:>18}{line['before']:>16,}{line['after']:>12,}")
-    print(f"\n{'most frequent':>18}{'captions before':>16}{'after':>12}")
-    for line in report["most_frequent"][:10]:
-        print(f"{line['phrase']:>18.18}{line['before']:>16,}{line['after']:>12,}")
+    by_frequency = [(line["frequency"], line["before"], line["after"]) for line in report["phrases_by_frequency"]]
+    most_frequent = [(line["phrase"], line["before"], line["after"]) for line in report["most_frequent"][:10]]
+    show(
+        "",
+        table(("captions a phrase", "phrases before", "after"), by_frequency),
+        "",
+        table(("most frequent", "captions before", "after"), most_frequent),
+    )
 
 
 def plot_frequencies(before: np.ndarray, after: np.ndarray, min_count: int, path: str | os.PathLike) -> None:

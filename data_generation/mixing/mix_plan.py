@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...reports.tables import show, table
+
 
 @dataclass
 class Pool:
@@ -93,14 +95,17 @@ def mix_report(
 
 def print_mix_report(report: Mapping[str, Any]) -> None:
     """Print the report as a table."""
-    width = max(len(line["pool"]) for line in report["pools"])
-    print(f"{'':{width}}{'share':>8}{'asked':>8}{'available':>12}{'taken':>12}{'repeats':>10}{'left out':>11}")
-    for line in report["pools"]:
-        asked = "" if line["asked"] is None else f"{line['asked']:g}"
-        print(
-            f"{line['pool']:{width}}{line['share']:>8.1%}{asked:>8}{line['available']:>12,}{line['taken']:>12,}"
-            f"{line['repeats']:>10,}{line['left_out']:>11,}"
+    columns = ("source", "share", "asked", "available", "taken", "repeats", "left out")
+    rows = [
+        (
+            line["pool"],
+            f"{line['share']:.1%}",
+            None if line["asked"] is None else f"{line['asked']:g}",
+            *(line[name] for name in ("available", "taken", "repeats", "left_out")),
         )
+        for line in report["pools"]
+    ]
+    show(table(columns, rows))
     for note in report["notes"]:
         print(f"note: {note}")
     print(f"{report['rows']:,} rows -> {report['output']}")

@@ -109,8 +109,7 @@ def _estimate(args: argparse.Namespace) -> int:
 
     price = find_price(args.model, args.input_price, args.output_price, args.image_tokens)
     prompts = [load_prompt(type, args.prompts) for type in _types(args)]
-    for line in show_estimate(estimate(read_contexts(args.contexts), prompts, price, args.seed), price):
-        print(line)
+    show_estimate(estimate(read_contexts(args.contexts), prompts, price, args.seed), price)
     print("'at most': every answer as long as the prompt allows. Calls that must be repeated come on top.")
     if args.input_price is None:
         prices = shipped_prices()

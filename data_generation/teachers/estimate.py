@@ -1,10 +1,11 @@
 """The estimate of a whole run, before anything is sent."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...endpoints.prices import Price, count_tokens, prompt_tokens
+from ...reports.tables import show, table
 from ..prompts.prompt import Prompt
 
 
@@ -64,17 +65,25 @@ def _answer_length(prompt: Prompt) -> int:
     return sum(lengths) // len(lengths) if lengths else prompt.max_tokens
 
 
-def show_estimate(estimates: list[Estimate], price: Price) -> Iterator[str]:
-    """The estimate as lines of a table, with the sum at its foot."""
+def show_estimate(estimates: list[Estimate], price: Price) -> None:
+    """Print the estimate as a table, with the sum at its foot."""
     total = Estimate("all")
     for count in estimates:
         for name in ("calls", "prompt_tokens", "completion_tokens", "max_completion_tokens", "skipped"):
             setattr(total, name, getattr(total, name) + getattr(count, name))
-    yield f"{'type':<14}{'calls':>10}{'tokens in':>14}{'tokens out':>14}{'dollars':>12}{'at most':>12}"
-    for count in [*estimates, total]:
-        expected = price.dollars(count.prompt_tokens, count.completion_tokens)
-        most = price.dollars(count.prompt_tokens, count.max_completion_tokens)
-        tokens = f"{count.prompt_tokens:>14,}{count.completion_tokens:>14,}"
-        yield f"{count.type:<14}{count.calls:>10,}{tokens}{expected:>12,.2f}{most:>12,.2f}"
+    rows = [
+        (
+            count.type,
+            count.calls,
+            count.prompt_tokens,
+            count.completion_tokens,
+            f"{price.dollars(count.prompt_tokens, count.completion_tokens):,.2f}",
+            f"{price.dollars(count.prompt_tokens, count.max_completion_tokens):,.2f}",
+        )
+        for count in [*estimates, total]
+    ]
+    show(table(("type", "calls", "tokens in", "tokens out", "dollars", "at most"), rows, total=True))
     if total.skipped:
-        yield f"{total.skipped:,} calls are left out: their contexts lack captions, boxes or an image that the type needs."
+        print(
+            f"{total.skipped:,} calls are left out: their contexts lack captions, boxes or an image that the type needs."
+        )
