@@ -120,7 +120,7 @@ class Task:
 
     def answer_id(self, row: Mapping[str, Any]) -> str:
         """The id of the example that a row answers."""
-        return answer_files.first_field(row, self.id_fields)
+        return answer_files.first_id(row, self.id_fields)
 
     # ---- scoring ----
 

@@ -8,6 +8,7 @@ Our predictions, a line each::
 LLaVA's `model_vqa*.py` writes `{"question_id": 17, "prompt": "...", "text": "Yes", ...}`.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -163,6 +164,48 @@ def first_field(row: Mapping[str, Any], names: Sequence[str]) -> str:
         if row.get(name) is not None:
             return str(row[name])
     raise ValueError(f"a row needs one of the fields {list(names)}; it has {sorted(row)}.")
+
+
+def first_id(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The first of these fields that a row has, as an id; errors as for `first_field`."""
+    first_field(row, names)
+    return id_text(next(row[name] for name in names if row.get(name) is not None))
+
+
+def id_text(value: Any) -> str:
+    """An id as text. A whole number may have become 7.0 on its way through a table with gaps, and is 7."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def whole_number(value: Any) -> int:
+    """A number that a file has as one or as text.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            return int(value)
+    with contextlib.suppress(ValueError, TypeError):
+        if float(value).is_integer():  # "7.0", of a table that had a gap in the column
+            return int(float(value))
+    raise ValueError(f"{value!r}, which is no whole number.")
+
+
+def yes_or_no(value: Any, name: str) -> bool:
+    """Whether a label says yes; "Yes" and "yes" are one label.
+
+    Args:
+        value: As the file has it.
+        name: Of the file and the question, for the error.
+
+    Raises:
+        ValueError: It is neither yes nor no.
+    """
+    said = value.strip().lower() if isinstance(value, str) else value
+    if said not in ("yes", "no"):
+        raise ValueError(f"{name}: the label is {value!r}; it must be yes or no. Correct it, or drop the question.")
+    return said == "yes"
 
 
 def refuse_duplicates(duplicates: Sequence[str]) -> None:

@@ -47,8 +47,8 @@ class GQA(ShortAnswerTask):
         return example.meta["groups"]
 
     def grade(self, example: Example, answer: str) -> float:
-        """1 if the answer is the official one, letter by letter."""
-        return float(answer == example.truth)
+        """1 if the answer is the official one, letter by letter; the official ones are in lower case."""
+        return float(answer == str(example.truth).lower())
 
 
 def _is_questions(content: Any) -> bool:

@@ -15,7 +15,7 @@ from ...endpoints.journal import Line
 from ...endpoints.request import Request
 from ..judging.judge import judge_request, text_of
 from ..judging.judged_task import JudgedTask
-from ..reading.answers import Answers, Judged, files_of, first_field, json_rows, refuse_duplicates
+from ..reading.answers import Answers, Judged, files_of, first_field, first_id, id_text, json_rows, refuse_duplicates
 from ..reading.official_files import write_json
 from ..task import Example, Graded, Sums, count_of
 
@@ -129,7 +129,7 @@ class HallusionBench(JudgedTask):
         write_json(rows, path)
 
     def answer_id(self, row: Mapping[str, Any]) -> str:
-        return _key(row) if "figure_id" in row else first_field(row, ("id", "question_id"))
+        return _key(row) if "figure_id" in row else first_id(row, ("id", "question_id"))
 
     def grade(self, example: Example, answer: str) -> str:
         return answer.verdict if isinstance(answer, Judged) else verdict_by_rule(answer, example.truth)
@@ -207,16 +207,27 @@ def _together(unit: Sequence[Graded], field: str) -> list[list[Graded]]:
 
 
 def _key(row: Mapping[str, Any]) -> str:
-    return "_".join(str(row[name]) for name in KEY_FIELDS)
+    return "_".join(id_text(row[name]) for name in KEY_FIELDS)
 
 
 def _example(row: Mapping[str, Any]) -> Example:
     file = row.get("filename")
-    meta: dict[str, Any] = {name: str(row[name]) for name in (*KEY_FIELDS, "visual_input")}
+    meta: dict[str, Any] = {name: id_text(row[name]) for name in (*KEY_FIELDS, "visual_input")}
     meta |= {"question": row["question"], "reference": row.get("gt_answer_details")}
     prompt = f"{row['question']}\nPlease answer yes or no."
     images = [file.removeprefix("./")] if file else []
-    return Example(_key(row), prompt, str(row["gt_answer"]), images, meta, choices=["Yes", "No"])
+    return Example(_key(row), prompt, _truth(row), images, meta, choices=["Yes", "No"])
+
+
+def _truth(row: Mapping[str, Any]) -> str:
+    """1 for yes and 0 for no, as the benchmark has it; files of one's own may spell the words."""
+    said = id_text(row["gt_answer"]).strip().lower()
+    truth = {"yes": "1", "no": "0"}.get(said, said)
+    if truth not in ("0", "1"):
+        raise ValueError(
+            f"hallusionbench: the gt_answer of question {_key(row)} is {row['gt_answer']!r}; it must be 1 (yes) or 0 (no)."
+        )
+    return truth
 
 
 def _answer(row: Mapping[str, Any]) -> str | None:

@@ -9,18 +9,22 @@ completed by rotating the options, as LLaVA's `model_vqa_mmbench.py --all-rounds
 """
 
 import base64
+import csv
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...rows.answer_formats import OPTION_LETTER
 from ...rows.extras import require
+from ...rows.files import replacing
 from ..reading import answers as answer_files
-from ..reading.answers import Answers
+from ..reading.answers import Answers, whole_number
 from ..task import Example, Graded, Task, count_of
 
 PASS = 1_000_000
 LETTERS = "ABCD"
+SUBMITTED = ("index", "question", *LETTERS, "prediction", "answer", "split")  # columns of the server's table
 SHORTEST_IMAGE = 64  # characters; what is shorter is the index of the row that has the image
 PUNCTUATION = str.maketrans(".()[],:;!*#{}", " " * 13)
 ABILITIES = {
@@ -47,11 +51,11 @@ class MMBench(Task):
 
     def read(self, paths: Sequence[Path]) -> list[Example]:
         rows = [row for path in answer_files.files_of(paths, (".tsv", ".xlsx")) for row in read_table(path)]
-        first = {int(row["index"]): row for row in rows if int(row["index"]) < PASS}
+        first = {row["index"]: row for row in rows if row["index"] < PASS}
         images: dict[str, Any] = {}
         if len(first) == len(rows):
             return [_example(turned, row, images) for row in rows for turned in _rotations(row)]
-        return [_example(row, first[int(row["index"]) % PASS], images) for row in rows]
+        return [_example(row, first[row["index"] % PASS], images) for row in rows]
 
     def read_answers(self, paths: Sequence[Path], examples: Sequence[Example]) -> Answers:
         """LLaVA's JSON lines, and submission files with a column `prediction`."""
@@ -62,7 +66,7 @@ class MMBench(Task):
             for row in read_table(path):
                 if "prediction" not in row:
                     raise ValueError(f"{path} has no column 'prediction': it is no file of answers.")
-                key = str(int(row["index"]))
+                key = str(row["index"])
                 if key in answers:
                     duplicates.append(key)
                 answers[key] = str(row["prediction"] or "")
@@ -101,8 +105,9 @@ class MMBench(Task):
 
     def write_submission(self, examples: Sequence[Example], answers: Answers, path: Path) -> None:
         """The table that the server takes: the rows as asked, and a column `prediction`."""
-        pandas = require("pandas", "eval")
         require("openpyxl", "eval")
+        from openpyxl import Workbook
+
         rows = [
             {
                 "index": int(example.id),
@@ -114,7 +119,24 @@ class MMBench(Task):
             }
             for example in examples
         ]
-        pandas.DataFrame(rows).to_excel(path, index=False, engine="openpyxl")
+        book = Workbook(write_only=True)
+        sheet = book.create_sheet()
+        for cells in (SUBMITTED, *(row.values() for row in rows)):
+            sheet.append([_text_cell(sheet, cell) for cell in cells])
+        with replacing(path) as beside:
+            book.save(beside)
+
+
+def _text_cell(sheet: Any, value: Any) -> Any:
+    """A cell that Excel shows as it is: a text that starts with "=" is no formula."""
+    if not isinstance(value, str):
+        return value
+    from openpyxl.cell import WriteOnlyCell
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    cell = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", value))
+    cell.data_type = "s"
+    return cell
 
 
 def chosen_option(answer: str, options: Mapping[str, str]) -> str | None:
@@ -139,20 +161,46 @@ def chosen_option(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def read_table(path: Path) -> Iterator[Row]:
-    """The rows of a table; cells without content are None."""
-    pandas = require("pandas", "eval")
+    """The rows of a table, each cell as it is written there; cells without content are None.
+
+    Not by pandas, to which the options "None", "NA" and "null" are no content, and 4 in a column with a gap is 4.0.
+
+    Raises:
+        ValueError: Not a table of MMBench, or a row whose index is no number.
+    """
     if path.suffix == ".xlsx":
-        require("openpyxl", "eval")
-        table = pandas.read_excel(path, engine="openpyxl")
+        rows = _sheet(path)
     elif path.suffix == ".tsv":
-        table = pandas.read_table(path)
+        rows = _tab_parted(path)
     else:
         raise ValueError(f"{path} ends in {path.suffix!r}; MMBench's tables end in .tsv or .xlsx.")
-    missing = {"index", "question", "A", "B"} - set(table.columns)
-    if missing:
-        raise ValueError(f"{path} has no column {sorted(missing)[0]!r}: it is no table of MMBench.")
-    for row in table.to_dict("records"):
-        yield {name: None if pandas.isna(value) else value for name, value in row.items()}
+    for number, row in enumerate(rows, start=1):
+        missing = [name for name in ("index", "question", "A", "B") if name not in row]
+        if missing:
+            raise ValueError(f"{path} has no column {missing[0]!r}: it is no table of MMBench.")
+        try:
+            row["index"] = whole_number(row["index"])
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: the index is {error}") from error
+        yield row
+
+
+def _tab_parted(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # an image is one field
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        for row in csv.DictReader(lines, dialect="excel-tab"):
+            yield {name: value or None for name, value in row.items() if name is not None}
+
+
+def _sheet(path: Path) -> Iterator[Row]:
+    require("openpyxl", "eval")
+    from openpyxl import load_workbook
+
+    rows = load_workbook(path, read_only=True, data_only=True).worksheets[0].iter_rows(values_only=True)
+    names = next(rows, ())
+    for row in rows:
+        if any(value is not None for value in row):
+            yield dict(zip(names, row, strict=False))
 
 
 def _rotations(row: Row) -> Iterator[Row]:
@@ -160,11 +208,11 @@ def _rotations(row: Row) -> Iterator[Row]:
     options = list(_options(row).values())
     for turn in range(len(options)):
         turned = options[turn:] + options[:turn]
-        answer = row.get("answer")
+        answer = _answer(row)
         place = (LETTERS.index(answer) - turn) % len(options) if answer else None
         yield {
             **row,
-            "index": int(row["index"]) + turn * PASS,
+            "index": row["index"] + turn * PASS,
             **dict(zip(LETTERS, turned, strict=False)),
             "answer": None if place is None else LETTERS[place],
         }
@@ -179,15 +227,28 @@ def _options(row: Row) -> dict[str, str]:
     return options
 
 
+def _answer(row: Row) -> str | None:
+    """The letter of the right option; None where it is not public."""
+    if row.get("answer") is None:
+        return None
+    letter = str(row["answer"]).strip().upper()
+    if letter not in _options(row):
+        raise ValueError(
+            f"mmbench: the answer to question {row['index']} is {row['answer']!r}, and its options are "
+            f"{', '.join(_options(row)) or 'none'}. Correct the table."
+        )
+    return letter
+
+
 def _example(row: Row, first: Row, images: dict[str, Any]) -> Example:
     """A pass; `first` is the first pass of the same question, which has the image and the abilities."""
     options, hint = _options(row), row.get("hint")
     lines = [*([str(hint)] if hint else []), str(row["question"])]
     lines += [f"{letter}. {option}" for letter, option in options.items()]
     return Example(
-        id=str(int(row["index"])),
+        id=str(row["index"]),
         prompt="\n".join([*lines, OPTION_LETTER]),
-        truth=row.get("answer"),
+        truth=_answer(row),
         images=_image(row, first, images),
         meta={
             "question": row["question"],
@@ -208,6 +269,6 @@ def _image(row: Row, first: Row, images: dict[str, Any]) -> list[Any]:
     if content is None or len(str(content)) < SHORTEST_IMAGE:
         return []
     if content not in images:
-        name = f"{int(first['index'])}.jpg"
+        name = f"{first['index']}.jpg"
         images[content] = {"bytes": base64.b64decode(content), "path": name}
     return [images[content]]

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...rows.answer_formats import SHORT_ANSWER
 from ...rows.files import read_rows
-from ..reading.answers import Answers, answer_rows, files_of, first_field, refuse_duplicates
+from ..reading.answers import Answers, answer_rows, files_of, first_field, first_id, refuse_duplicates, yes_or_no
 from ..task import Example, Graded, Sums, Task, count_of
 
 PERCEPTION = (
@@ -100,7 +100,7 @@ def _example(subtask: str, image: str, question: str, truth: str, picture: Any) 
     return Example(
         id=key,
         prompt=f"{key.partition(': ')[2]}\n{SHORT_ANSWER}",
-        truth=truth.lower(),
+        truth="yes" if yes_or_no(truth, f"mme: question {key!r}") else "no",
         images=[picture],
         choices=["Yes", "No"],
         meta={"subtask": subtask, "image": Path(image).stem, "question": question},
@@ -126,7 +126,7 @@ def _questions(path: Path) -> Iterator[tuple[str, str, str, str, Any]]:
 
 def _tool_lines(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
     for number, parts in _tab_parted(path):
-        if len(parts) < 3 or parts[2].lower() not in ("yes", "no"):
+        if len(parts) < 3 or parts[2].strip().lower() not in ("yes", "no"):
             raise ValueError(f"{path}, line {number}: image, question and yes or no are expected, parted by tabs.")
         yield path.stem, parts[0], parts[1], parts[2], f"{path.stem}/{parts[0]}"
 
@@ -169,6 +169,6 @@ def _json_answers(path: Path) -> Iterator[tuple[str, str | None]]:
 def _row_id(row: Mapping[str, Any]) -> str:
     """Ours is the id; LLaVA's row has the subtask and the image in `question_id` and the question in `prompt`."""
     if "prompt" not in row:
-        return first_field(row, ("id", "question_id"))
+        return first_id(row, ("id", "question_id"))
     image = first_field(row, ("question_id",))
     return question_id(image.partition("/")[0], image, str(row["prompt"]))

@@ -163,7 +163,10 @@ def _example(
     images: Sequence[Any] = (),
 ) -> Example:
     subject = "_".join(key.split("_")[1:-1])  # validation_Art_Theory_12
-    meta = {"subject": subject, "open": question_type != "multiple-choice", "options": dict(options or {})}
+    texts = {letter: str(text) for letter, text in (options or {}).items()}
+    meta = {"subject": subject, "open": question_type != "multiple-choice", "options": texts}
+    # JSON and Python literals may hold the right answer 4 as a number
+    truth = [str(one) for one in truth] if isinstance(truth, list) else None if truth is None else str(truth)
     return Example(key, prompt, truth, list(images), meta)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ...rows.answer_formats import SHORT_ANSWER
 from ...rows.files import read_rows
 from ..reading import answers as answer_files
-from ..reading.answers import Answers, files_of, json_rows, some
+from ..reading.answers import Answers, files_of, id_text, json_rows, some, yes_or_no
 from ..task import Example, Graded, Sums, Task, ratio
 
 SPLITS = ("random", "popular", "adversarial")
@@ -40,7 +40,7 @@ class Pope(Task):
                 if "label" not in row:
                     asked.append(row)
                     continue
-                example = _example(row, _split_of(path, row))
+                example = _example(row, _split_of(path, row), path)
                 if labelled.setdefault(example.id, example) is not example:
                     raise ValueError(f"{path}: question {example.id} stands in two files. Name each split once.")
         if not labelled:
@@ -142,12 +142,12 @@ def _split_of(path: Path, row: Mapping[str, Any]) -> str:
     return word if word in SPLITS else ""
 
 
-def _example(row: Mapping[str, Any], split: str) -> Example:
-    question, number = _question(row["text"]), row["question_id"]
+def _example(row: Mapping[str, Any], split: str, path: Path) -> Example:
+    question, number = _question(row["text"]), id_text(row["question_id"])
     return Example(
-        id=f"{split}/{number}" if split else str(number),
+        id=f"{split}/{number}" if split else number,
         prompt=f"{question}\n{SHORT_ANSWER}",
-        truth=row["label"] == "yes",
+        truth=yes_or_no(row["label"], f"{path}: question {number}"),
         images=[row.get("picture", row["image"])],
         choices=["Yes", "No"],
         meta={"split": split, "number": number, "question": question, "image": row["image"]},
@@ -157,11 +157,11 @@ def _example(row: Mapping[str, Any], split: str) -> Example:
 def _from_parquet(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row of the data set on the Hub, which has the picture in it, with the names of the official files."""
     return {
-        "question_id": int(row["question_id"]),
+        "question_id": row["question_id"],
         "image": row["image_source"],
         "picture": row["image"],
         "text": row["question"],
-        "label": row["answer"].lower(),
+        "label": row["answer"],
         "category": row["category"],
     }
 
@@ -183,7 +183,7 @@ def _as_asked(rows: Sequence[Mapping[str, Any]], labelled: Any) -> list[Example]
             unlabelled.append(str(row["question_id"]))
         else:
             meta = {**example.meta, "split": split, "llava_number": row["question_id"]}
-            number = str(row["question_id"])
+            number = id_text(row["question_id"])
             examples.append(replace(example, id=number, prompt=row["text"], meta=meta))
     if unlabelled:
         raise ValueError(
@@ -204,7 +204,7 @@ def _numbers(examples: Sequence[Example]) -> dict[str, str]:
     for example in examples:
         split, number = example.meta["split"], example.meta["number"]
         if len(splits) == 1:
-            numbers[str(number)] = example.id
-        if split and "llava_number" not in example.meta:
-            numbers[str(number + LLAVA_OFFSETS[split])] = example.id
+            numbers[number] = example.id
+        if split and "llava_number" not in example.meta and number.isdecimal():
+            numbers[str(int(number) + LLAVA_OFFSETS[split])] = example.id
     return numbers

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...rows.answer_formats import OPTION_LETTER
-from ..reading.answers import Answers, json_content, json_rows
+from ..reading.answers import Answers, json_content, json_rows, whole_number
 from ..task import Example, Task
 
 LETTERS = "ABCDE"
@@ -97,6 +97,19 @@ def _letter(number: Any) -> str:
     return LETTERS[int(number)] if 0 <= int(number) < len(LETTERS) else "FAILED"
 
 
+def _truth(key: str, problem: Mapping[str, Any]) -> int:
+    """The number of the right choice."""
+    try:
+        number = whole_number(problem["answer"])
+    except ValueError as error:
+        raise ValueError(f"scienceqa: the answer to problem {key} is {error}") from error
+    if not 0 <= number < len(problem["choices"]):
+        raise ValueError(
+            f"scienceqa: the answer to problem {key} is {number}, none of {len(problem['choices'])} choices."
+        )
+    return number
+
+
 def _example(key: str, problem: Mapping[str, Any]) -> Example:
     image = problem.get("image")
     context = [f"Context: {problem['hint']}"] if problem.get("hint") else []
@@ -106,7 +119,7 @@ def _example(key: str, problem: Mapping[str, Any]) -> Example:
     return Example(
         id=str(key),
         prompt=f"{asked}\n{OPTION_LETTER}",
-        truth=problem["answer"],
+        truth=_truth(key, problem),
         images=[f"{problem.get('split', SPLIT)}/{key}/{image}"] if image else [],
         meta={**meta, "asked": asked},
         choices=list(LETTERS[: len(problem["choices"])]),

@@ -10,7 +10,7 @@ from ...rows.answer_formats import SHORT_ANSWER, short_answer
 from ...rows.official_fields import field
 from ..metrics.vqa_accuracy import normalize_evalai, soft_accuracy
 from ..reading import answers as answer_files
-from ..reading.answers import Answers, first_field
+from ..reading.answers import Answers, first_id
 from ..reading.official_files import has_keys, official_contents, write_json
 from ..task import Example, Task
 from .short_answers import public_answers
@@ -79,7 +79,7 @@ class TextVQA(Task):
         ids = {key: iter(group) for key, group in grouped.items()}
 
         def answer_id(row: Mapping[str, Any]) -> str:
-            key = first_field(row, self.id_fields)
+            key = first_id(row, self.id_fields)
             if not isinstance(row.get("prompt"), str):
                 return key
             # A third answer to a question that stands there twice is one too many, and so is refused

@@ -1,11 +1,13 @@
 """ScienceQA and MMBench: how an option is found in an answer, and what counts as right."""
 
 import base64
+import csv
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import openpyxl
 import pandas
 import pytest
 from PIL import Image
@@ -188,3 +190,82 @@ def test_mmbench_test_split_has_no_score(tables: dict[str, Path], tmp_path: Path
     examples = TASKS["mmbench"].read([tmp_path / "test.tsv"])
     with pytest.raises(ValueError, match="not public.*submission"):
         score(TASKS["mmbench"], examples, {example.id: "A" for example in examples})
+
+
+def _mmbench_row(index: int, *options: object, answer: object = "C", **more: object) -> dict:
+    row = {"index": index, "question": "How many?", **dict(zip("ABCD", options, strict=True)), "answer": answer}
+    return {**row, "l2-category": "coarse_perception", "split": "dev", "image": _picture(), **more}
+
+
+def _write_table(path: Path, rows: list[dict]) -> Path:
+    """A table as another program writes it: `path` says as text or as a sheet; empty cells where a value is None."""
+    if path.suffix == ".xlsx":
+        book = openpyxl.Workbook()
+        for row in (list(rows[0]), *(list(row.values()) for row in rows)):
+            book.active.append(row)
+        book.save(path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), dialect="excel-tab")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".xlsx"])
+def test_mmbench_takes_options_as_they_are_written(suffix: str, tmp_path: Path) -> None:
+    """None, NA and null are options, and 4 is no 4.0 where the column has a gap."""
+    rows = [
+        _mmbench_row(1, "One", "None", "Two", "Three"),
+        _mmbench_row(2, "NA", "null", "nan", "N/A", answer="D"),
+        _mmbench_row(3, 1, 2, 3, 4, answer="D"),
+        _mmbench_row(4, 1, 2, 3, None),
+    ]
+    examples = TASKS["mmbench"].read([_write_table(tmp_path / f"t{suffix}", rows)])
+    first = {example.id: example for example in examples if int(example.id) < 1_000_000}
+    assert [list(first[key].meta["options"].values()) for key in "1234"] == [
+        ["One", "None", "Two", "Three"],
+        ["NA", "null", "nan", "N/A"],
+        ["1", "2", "3", "4"],
+        ["1", "2", "3"],
+    ]
+    assert [first[key].truth for key in "1234"] == ["C", "D", "D", "C"] and len(examples) == 4 + 4 + 4 + 3
+
+
+def test_mmbench_submission_keeps_such_options(tmp_path: Path) -> None:
+    task = TASKS["mmbench"]
+    rows = [_mmbench_row(1, "=1+1", "None", "4", "NA", answer="B")]
+    examples = task.read([_write_table(tmp_path / "t.tsv", rows)])
+    answers = {example.id: example.truth for example in examples}
+    task.write_submission(examples, answers, tmp_path / "s.xlsx")
+    again = task.read([tmp_path / "s.xlsx"])
+    assert [example.meta["options"] for example in again] == [example.meta["options"] for example in examples]
+    assert score(task, again, task.read_answers([tmp_path / "s.xlsx"], again)).scores["accuracy"] == 100
+
+
+@pytest.mark.parametrize(("answer", "truth"), [("c", "C"), (" C ", "C"), ("E", None), ("two", None)])
+def test_mmbench_reads_an_answer_s_letter_or_refuses_it(answer: str, truth: str | None, tmp_path: Path) -> None:
+    path = _write_table(tmp_path / "t.tsv", [_mmbench_row(5, "One", "None", "Two", "Three", answer=answer)])
+    if truth is None:
+        with pytest.raises(ValueError, match=f"question 5 is '{answer}', and its options are A, B, C, D"):
+            TASKS["mmbench"].read([path])
+    else:
+        assert TASKS["mmbench"].read([path])[0].truth == truth
+
+
+def test_mmbench_names_a_row_whose_index_is_no_number(tmp_path: Path) -> None:
+    path = _write_table(tmp_path / "t.tsv", [_mmbench_row(1, *"abcd"), {**_mmbench_row(2, *"abcd"), "index": "x"}])
+    with pytest.raises(ValueError, match="row 2: the index is 'x', which is no whole number"):
+        TASKS["mmbench"].read([path])
+
+
+@pytest.mark.parametrize(("answer", "truth"), [(1, 1), ("1", 1), (1.0, 1), ("B", None), (3, None), (None, None)])
+def test_scienceqa_reads_the_number_of_a_choice_or_refuses_it(
+    answer: object, truth: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "problems.json").write_text(json.dumps({"7": {**PROBLEM, "answer": answer}}))
+    if truth is None:
+        with pytest.raises(ValueError, match="the answer to problem 7 is"):
+            TASKS["scienceqa"].read([tmp_path])
+    else:
+        assert TASKS["scienceqa"].read([tmp_path])[0].truth == truth

@@ -185,3 +185,59 @@ def test_hallusionbench_scores_questions_pairs_and_figures(tmp_path: Path) -> No
     assert scores["fAcc"] == 50  # figure 1 of the two figures
     assert scores["easy_aAcc"] == 100 and scores["hard_aAcc"] == 50
     assert scores["VS_aAcc"] == scores["aAcc"] and "VD_aAcc" not in scores
+
+
+def test_pope_labels_are_words_whatever_their_case_and_refused_where_they_are_neither(
+    tmp_path: Path, write_lines: Callable[..., Path]
+) -> None:
+    task = TASKS["pope"]
+    rows = [
+        {"question_id": n, "image": "a.jpg", "text": f"Is there a thing {n} in the image?", "label": label}
+        for n, label in enumerate(("Yes", "NO", "yes ", "no"), 1)
+    ]
+    examples = task.read([write_lines("mine.json", rows)])
+    assert [example.truth for example in examples] == [True, False, True, False]
+    for label in ("unknown", "", None, True, "not"):
+        with pytest.raises(ValueError, match="mine.json: question 1: the label is .*yes or no"):
+            task.read([write_lines("mine.json", [{**rows[0], "label": label}])])
+
+
+@pytest.mark.parametrize("kind", [str, float])
+def test_pope_ids_are_joined_however_they_are_written(kind: type, write_lines: Callable[..., Path]) -> None:
+    task = TASKS["pope"]
+    rows = [
+        {"question_id": kind(n), "image": "a.jpg", "text": f"Is there a thing {n} in the image?", "label": "yes"}
+        for n in (1, 2)
+    ]
+    examples = task.read([write_lines("coco_pope_random.json", rows)])
+    for offset in (0, 10_000_000):  # the benchmark's numbers, and LLaVA's
+        answers = task.read_answers(
+            [write_lines("a.jsonl", [{"question_id": offset + n, "text": "Yes"} for n in (1, 2)])], examples
+        )
+        assert score(task, examples, answers).scores["accuracy"] == 100
+    named = task.read([write_lines("coco_pope_random.json", [{**rows[0], "question_id": "cat-1"}])])
+    assert [example.id for example in named] == ["random/cat-1"]
+
+
+def test_mme_truths_are_yes_or_no(tmp_path: Path) -> None:
+    folder = tmp_path / "count"
+    folder.mkdir()
+    (folder / "1.png").touch()
+    (folder / "1.txt").write_text("Is it one?\tYES \nIs it two?\tmaybe\n")
+    with pytest.raises(ValueError, match="Is it two.*'maybe'.*yes or no"):
+        TASKS["mme"].read([tmp_path])
+    (folder / "1.txt").write_text("Is it one?\tYES \n")
+    assert [example.truth for example in TASKS["mme"].read([tmp_path])] == ["yes"]
+
+
+@pytest.mark.parametrize(("truth", "read"), [(1, "1"), ("0", "0"), (1.0, "1"), ("Yes", "1"), ("no", "0"), ("2", None)])
+def test_hallusionbench_truths_are_yes_or_no(truth: object, read: str | None, tmp_path: Path) -> None:
+    row = {"category": "VD", "subcategory": "chart", "set_id": 0, "figure_id": 1.0, "question_id": "2"}
+    row |= {"question": "Is it?", "visual_input": "1", "gt_answer": truth, "filename": None}
+    (tmp_path / "h.json").write_text(json.dumps([row]))
+    if read is None:
+        with pytest.raises(ValueError, match="gt_answer of question VD_chart_0_1_2 is '2'"):
+            TASKS["hallusionbench"].read([tmp_path / "h.json"])
+    else:
+        (example,) = TASKS["hallusionbench"].read([tmp_path / "h.json"])
+        assert (example.truth, example.id) == (read, "VD_chart_0_1_2")
