@@ -121,6 +121,11 @@ def _turns(row: Mapping[str, Any], key: str, name: str) -> list[Mapping[str, Any
     return list(turns)
 
 
+def images_of(row: Mapping[str, Any]) -> list[Any]:
+    """The images of a row of either format, as they stand there: none, one, or several."""
+    return _as_list(row["images"] if row.get("images") is not None else row.get("image"))
+
+
 def _as_list(images: Any) -> list[Any]:
     return [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
 
@@ -139,7 +144,7 @@ def _blocks_of_human_turn(value: str) -> list[dict[str, str]]:
 
 
 def _read_messages(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[dict[str, Any]]]:
-    images = _as_list(row["images"] if row.get("images") is not None else row.get("image"))
+    images = images_of(row)
     turns = _turns(row, "messages", name)
     messages: list[dict[str, Any]] = [
         {"role": turn.get("role"), "content": _blocks(turn.get("content"), name)} for turn in turns

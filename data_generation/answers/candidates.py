@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ...endpoints.journal import read_journal
-from ...rows.files import Row, read_rows
+from ...rows.files import read_rows
+from ...rows.schema import BadRow, normalize_row
 from ..teachers.run_folder import RunFolder
-from .parsing import PLACEHOLDER, Exchange, FormatViolation, check_exchanges, parse_answer
+from .parsing import Exchange, FormatViolation, check_exchanges, parse_answer
 
-ROLES = {"human": 0, "user": 0, "gpt": 1, "assistant": 1}
+IMAGE_ALONE = "Describe the image."  # what a turn without words asks
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Candidate:
     Attributes:
         id: Of the row that it may become.
         type: Kind of data; None for a row that states none.
-        image: Path of the image, or None.
+        image: Path of the image, or of the images; None for a row of text.
         source: What was read: fields that a rejected row keeps, so that a person can see what was rejected.
         context: What the teacher was told; None for a row made elsewhere.
         failure: Why there is no answer at all, or None.
@@ -30,7 +31,7 @@ class Candidate:
 
     id: str
     type: str | None
-    image: str | None
+    image: str | list[Any] | None
     source: Mapping[str, Any]
     context: Mapping[str, Any] | None = None
     failure: str | None = None
@@ -42,7 +43,7 @@ class Candidate:
             FormatViolation: What was read does not have the form of its type.
         """
         if "conversations" in self.source or "messages" in self.source:
-            return _row_exchanges(self.source)
+            return row_exchanges(self.source)
         assert self.type is not None
         return parse_answer(self.type, self.source["text"], self.source.get("question"), self.context)
 
@@ -85,7 +86,7 @@ def candidates_of_rows(path: str | os.PathLike) -> Iterator[Candidate]:
             raise ValueError(f"{path}, row {number} has no 'id', which a rejected row is known by. Give it one.")
         if not row.get("conversations") and not row.get("messages"):
             raise ValueError(f"{path}, row {row['id']!r} has neither 'conversations' nor 'messages'.")
-        yield Candidate(id=str(row["id"]), type=row.get("type"), image=row.get("image"), source=row)
+        yield Candidate(id=str(row["id"]), type=row.get("type"), image=row.get("image", row.get("images")), source=row)
 
 
 def _failure(line: Mapping[str, Any]) -> str | None:
@@ -94,31 +95,24 @@ def _failure(line: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _row_exchanges(row: Row | Mapping[str, Any]) -> list[Exchange]:
-    """A row's turns as exchanges, without the image placeholder; a system message is none of them."""
-    turns = row.get("conversations") or row.get("messages") or []
-    spoken = [(turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))) for turn in turns]
-    texts: list[str] = []
-    for role, value in (turn for turn in spoken if turn[0] != "system"):
-        if role not in ROLES:
-            raise FormatViolation(f"a turn of the role {role!r}; the roles are {tuple(ROLES)}")
-        if ROLES[role] != len(texts) % 2:
-            raise FormatViolation(f"roles are out of order: turn {len(texts) + 1} is of {role!r}")
-        text = _text(value)
-        if len(texts) == 0:  # the image stands in the first turn, and may be all there is of it
-            text = text.replace(PLACEHOLDER, "", 1).strip() or "Describe the image."
-        texts.append(text)
-    if len(texts) % 2:
-        raise FormatViolation("the last question has no answer")
-    exchanges = list(zip(texts[::2], texts[1::2], strict=True))
+def row_exchanges(row: Mapping[str, Any]) -> list[Exchange]:
+    """A row's questions with their answers, read as training reads them; images and a system message are none of them.
+
+    Raises:
+        FormatViolation: The row cannot be trained on, or an answer is cut off or holds what belongs to a format.
+    """
+    try:
+        messages = [message for message in normalize_row(row)["messages"] if message["role"] != "system"]
+    except BadRow as error:
+        raise FormatViolation(str(error)) from error
+    texts = [
+        "\n".join(block["text"] for block in message["content"] if block["type"] == "text") for message in messages
+    ]
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    # A turn may be an image alone
+    exchanges = [(question.strip() or IMAGE_ALONE, answer) for question, answer in pairs]
     check_exchanges(exchanges)
     return exchanges
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):  # content parts, as trl has them
-        return "\n".join(str(part.get("text") or "") for part in value if part.get("type") == "text")
-    return str(value or "")
 
 
 def _places(path: Path) -> dict[str, int]:

@@ -14,14 +14,14 @@ class Sample:
     Attributes:
         id: Of the row that it may become.
         type: Kind of data ("conversation", "detail", "reasoning", ...); None for a row that states none.
-        image: Path of the image, or None.
+        image: Path of the image, or of the images; None for a sample of text.
         exchanges: Questions with their answers, in order.
         context: Captions and boxes that the teacher saw; None where they are not known (rows made elsewhere).
     """
 
     id: str
     type: str | None
-    image: str | None
+    image: str | list[Any] | None
     exchanges: list[Exchange]
     context: Mapping[str, Any] | None = None
 

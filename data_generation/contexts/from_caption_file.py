@@ -3,10 +3,11 @@
 import csv
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ...rows.files import SUFFIXES, read_rows
+from ..ids import UniqueIds
 from .bad_annotations import BadAnnotation, BadAnnotations
 from .schema import Context, check_caption, finished
 
@@ -28,7 +29,7 @@ def contexts_from_caption_file(
         bad: What to do with a row that cannot be used. Default: stop.
 
     Yields:
-        Contexts in the order in which images come first; the id is the image's path without its suffix.
+        Contexts in the order in which images come first; the id is that of `image_id`.
 
     Raises:
         BadAnnotation: A row without image or caption, or of an image that is not in the folder.
@@ -36,6 +37,7 @@ def contexts_from_caption_file(
     """
     bad = bad or BadAnnotations()
     contexts: dict[str, Context] = {}
+    ids = UniqueIds()
     for name, row in _rows(Path(path), (image_column, caption_column)):
         with bad.caught():
             image, captions = row.get(image_column), row.get(caption_column)
@@ -43,9 +45,9 @@ def contexts_from_caption_file(
                 raise BadAnnotation(f"{name}: {image_column} is {image!r}; write the image's path, or drop the row.")
             captions = captions if isinstance(captions, list) else [captions]
             checked = [check_caption(caption, name) for caption in captions]
-            key = str(PurePosixPath(image).with_suffix(""))
-            context = contexts.setdefault(image, {"id": key, "image": image, "captions": [], "instances": []})
-            context["captions"] += checked
+            if image not in contexts:
+                contexts[image] = {"id": ids.of_image(image), "image": image, "captions": [], "instances": []}
+            contexts[image]["captions"] += checked
     yield from finished(contexts.values(), Path(path).parent if image_folder is None else image_folder, bad)
 
 

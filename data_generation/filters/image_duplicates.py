@@ -17,6 +17,7 @@ import numpy as np
 
 from ...rows.extras import require
 from ...rows.files import Row, read_rows, replacing, write_rows
+from ...rows.schema import images_of
 
 # Of CLIP ViT-B/32: crops and recompressions of a photograph mostly lie above, other photographs of the scene below
 THRESHOLD = 0.95
@@ -122,7 +123,8 @@ def drop_image_duplicates(
 ) -> dict[str, Any]:
     """Write the rows or contexts whose image no earlier image shows; the others go beside, with their reason.
 
-    Rows of one and the same image path stay together; rows without an image are kept.
+    Rows of one and the same image path stay together; rows without an image are kept, and so are rows of several images
+    of which one is new.
 
     Args:
         source: File of rows or contexts (.json, .jsonl or .parquet).
@@ -150,12 +152,13 @@ def drop_image_duplicates(
     def kept() -> Iterator[Row]:
         nonlocal num_rejected
         for row in read_rows(source):
-            duplicate = duplicates.get(row.get("image") or "")
-            if duplicate is None:
-                yield row
-            else:
+            found = [duplicates.get(image) for image in _images(row)]
+            # A row of several images goes only where each of them shows what another shows
+            if found and all(found):
                 num_rejected += 1
-                rejects.write(_line(row, duplicate))
+                rejects.write(_line(row, next(filter(None, found))))
+            else:
+                yield row
 
     with (
         replacing(output.with_suffix(".rejected.jsonl")) as path,
@@ -172,10 +175,25 @@ def drop_image_duplicates(
 def _different_images(path: Path) -> Iterator[str]:
     seen: set[str] = set()
     for row in read_rows(path):
-        image = row.get("image")
-        if image and image not in seen:
-            seen.add(image)
-            yield image
+        for image in _images(row):
+            if image not in seen:
+                seen.add(image)
+                yield image
+
+
+def _images(row: Mapping[str, Any]) -> list[str]:
+    """The paths of a row's images.
+
+    Raises:
+        ValueError: An image that is no path.
+    """
+    images = images_of(row)
+    for image in images:
+        if not isinstance(image, str):
+            raise ValueError(
+                f"row {row.get('id')!r}: an image is {image!r:.80}; this step takes paths below --image_folder."
+            )
+    return [image for image in images if image]
 
 
 def _line(row: Mapping[str, Any], duplicate: Duplicate) -> str:

@@ -38,7 +38,8 @@ class NearDuplicates:
         # A missed pair is lost, a false candidate is dismissed by the exact comparison: hence the weights
         threshold = min(similarity, 0.95)
         self.index = self.datasketch.MinHashLSH(threshold, NUM_PERMUTATIONS, weights=(0.1, 0.9))
-        self.pairs: dict[str, np.ndarray] = {}
+        # By number: ids may come again, as in LLaVA's own mixtures, and each sample is one of its own
+        self.kept: list[tuple[str, np.ndarray]] = []
 
     def __call__(self, sample: Sample) -> str | None:
         return _repeats_itself(sample) or self._repeats_another(sample)
@@ -49,11 +50,12 @@ class NearDuplicates:
             return None
         signature = self.datasketch.MinHash(NUM_PERMUTATIONS)
         signature.update_batch([pair.tobytes() for pair in pairs])
-        for other in self.index.query(signature):
-            if _jaccard(pairs, self.pairs[other]) >= self.similarity:
+        for number in sorted(self.index.query(signature)):
+            other, others_pairs = self.kept[number]
+            if _jaccard(pairs, others_pairs) >= self.similarity:
                 return f"says nearly the same as {other!r}"
-        self.index.insert(sample.id, signature)
-        self.pairs[sample.id] = pairs
+        self.index.insert(len(self.kept), signature)
+        self.kept.append((sample.id, pairs))
         return None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 from ...rows.files import read_rows, replacing
+from ...rows.schema import images_of
 
 # The Hub's classes of size: upper end -> name
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
@@ -75,16 +76,16 @@ def write_dataset_card(
 
 def _count(path: str | os.PathLike) -> dict[str, Any]:
     counts: dict[str, Any] = {"rows": 0, "exchanges": 0, "types": Counter(), "without": 0}
-    images = set()
+    images: set[int] = set()
     for row in read_rows(path):
         counts["rows"] += 1
         turns = row.get("conversations") or row.get("messages") or []
         counts["exchanges"] += sum(turn.get("from", turn.get("role")) in ("gpt", "assistant") for turn in turns)
         counts["types"][row.get("type") or "(none)"] += 1
-        if row.get("image") is None:
-            counts["without"] += 1
-        else:
-            images.add(hash(row["image"]))  # the hash: millions of paths would fill the memory
+        shown = images_of(row)
+        counts["without"] += not shown
+        # The hash: millions of paths would fill the memory
+        images.update(hash(image if isinstance(image, str) else json.dumps(image, default=repr)) for image in shown)
     if not counts["rows"]:
         raise ValueError(f"{path} has no rows, so there is nothing to write a card about.")
     return counts | {"images": len(images)}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...rows.files import Row, check_suffix, read_rows, replacing, write_rows
+from ...rows.schema import IMAGE_PLACEHOLDER, images_of
 from ..sources import ACADEMIC
 from ..sources.academic_rows import prefixed
 from .mix_plan import Pool, draw_order, mix_report, plan
@@ -67,7 +68,8 @@ def mix(
     Args:
         sources: Files of rows in the original's format with a float (ratio), an int from 2 on (number of rows), or
             None each. All of one sort; with None, rows are drawn by their `type` in `DEFAULT_SHARES`.
-        output: `.parquet`, `.jsonl` or `.json`. Columns: `id`, `type`, `source`, `image`, `conversations`.
+        output: `.parquet`, `.jsonl` or `.json`. Columns: `id`, `type`, `source`, `image`, `conversations`. Where a row
+            has several images, `image` is a list in all rows: a column of parquet holds one kind of thing.
         num_rows: How many rows ratios make. Default: as many as the ratios allow without any row coming twice.
         seed: Draws the rows and their order. The same files and seed give the same set.
         image_prefixes: Source path -> folder to put before its image paths, for sources whose images lie apart.
@@ -85,11 +87,11 @@ def mix(
     _check(sources, num_rows, image_prefixes or {})
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=output.parent) as scratch:
-        pools = _read(sources, scratch, image_prefixes or {})
+        pools, several = _read(sources, scratch, image_prefixes or {})
         plan(pools, num_rows, notes)
         order = draw_order(pools, seed)
         counts: Counter[tuple[str, str | None]] = Counter()
-        total = write_rows(_rows(scratch, order, counts), output)
+        total = write_rows(_rows(scratch, order, counts, several), output)
     report = mix_report(pools, counts, total, notes)
     report = {"output": str(output), "seed": seed, **report}
     with replacing(output.with_suffix(".report.json")) as beside:
@@ -124,8 +126,9 @@ def _check(sources: Sequence[tuple[Any, Amount]], num_rows: int | None, image_pr
 
 def _read(
     sources: Sequence[tuple[str | os.PathLike, Amount]], scratch: BinaryIO, image_prefixes: Mapping[str, str]
-) -> list[Pool]:
-    """Copy all rows to the scratch file and note where those of each pool start."""
+) -> tuple[list[Pool], bool]:
+    """Copy all rows to the scratch file and note where those of each pool start, and whether any has several images."""
+    several = False
     pools: dict[str, Pool] = {}
     if sources[0][1] is None:
         pools = {kind: Pool(kind, share) for kind, share in DEFAULT_SHARES.items()}
@@ -136,7 +139,9 @@ def _read(
         own = Pool(str(path), ratio, taken=amount if isinstance(amount, int) else 0)
         for number, row in enumerate(rows):
             pool = own if amount is not None else pools[_kind(row, path, number)]
-            line = json.dumps(_plain(row, path, number), ensure_ascii=False).encode("utf-8") + b"\n"
+            plain = _plain(row, path, number)
+            several = several or isinstance(plain["image"], list)
+            line = json.dumps(plain, ensure_ascii=False).encode("utf-8") + b"\n"
             scratch.write(line)
             pool.starts.append(position)
             position += len(line)
@@ -144,7 +149,7 @@ def _read(
             pools[own.name] = own
             if not own.starts:
                 raise ValueError(f"{path} has no rows. Leave it out.")
-    return list(pools.values())
+    return list(pools.values()), several
 
 
 def _plain(row: Row, path: str | os.PathLike, number: int) -> Row:
@@ -155,10 +160,20 @@ def _plain(row: Row, path: str | os.PathLike, number: int) -> Row:
             f"{path}, row {number} (id {row.get('id')!r}): no 'conversations' ({sorted(row)}). A mix takes rows of the "
             "original's format: id, image, conversations."
         )
-    if image is not None and not isinstance(image, str):
-        raise ValueError(
-            f"{path}, row {number} (id {row.get('id')!r}): 'image' is a {type(image).__name__}; it must be a path or null."
-        )
+    name = f"{path}, row {number} (id {row.get('id')!r})"
+    for one in image if isinstance(image, list) else [image]:
+        if one is not None and not isinstance(one, str):
+            raise ValueError(
+                f"{name}: 'image' is a {type(one).__name__}; it must be a path, a list of paths, or null."
+            )
+    if isinstance(image, list):
+        values = [str(turn.get("value")) for turn in conversations if turn.get("from") == "human"]
+        places = sum(value.count(IMAGE_PLACEHOLDER) for value in values)
+        if places != len(image):
+            raise ValueError(
+                f"{name}: 'image' is a list of {len(image)} and the questions have {places} place(s) {IMAGE_PLACEHOLDER!r}. "
+                "Write one for each image."
+            )
     turns = [{"from": turn.get("from"), "value": turn.get("value")} for turn in conversations]
     row_id = None if row.get("id") is None else str(row["id"])
     row_type = None if row.get("type") is None else str(row["type"])
@@ -175,9 +190,13 @@ def _kind(row: Row, path: str | os.PathLike, number: int) -> str:
     return kind
 
 
-def _rows(scratch: BinaryIO, order: Iterable[int], counts: Counter[tuple[str, str | None]]) -> Iterator[Row]:
+def _rows(
+    scratch: BinaryIO, order: Iterable[int], counts: Counter[tuple[str, str | None]], as_lists: bool
+) -> Iterator[Row]:
     for start in order:
         scratch.seek(start)
         row = json.loads(scratch.readline())
+        if as_lists:
+            row["image"] = images_of(row)
         counts[row["source"], row["type"]] += 1
         yield row

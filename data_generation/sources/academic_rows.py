@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..ids import UniqueIds, image_id
+
 Row = dict[str, Any]
 Exchange = tuple[str, str]  # a question and its answer
 
@@ -23,7 +25,7 @@ def merged_rows(
     Args:
         exchanges: The image's path; a round; a question with its answer. What must not stand in one conversation, such
             as the same question in other words, is given another round, and each round of an image is a row.
-        name: Of the data set: the row's `type`, and the head of its id.
+        name: Of the data set: the row's `type`, and the head of its id; the image's path is the rest.
         max_exchanges: Cut a longer conversation into rows of about equal length.
 
     Yields:
@@ -39,21 +41,13 @@ def merged_rows(
         rounds[image, number].append(exchange)
     if not rounds:
         raise ValueError(f"{name}: the files hold no question with an answer, or none of the split asked for.")
-    rows_of_image: Counter[str] = Counter()
+    ids = UniqueIds()
     for (image, _), all_of_round in rounds.items():
         parts = 1 if max_exchanges is None else -(-len(all_of_round) // max_exchanges)
         for part in range(parts):
             start, end = (len(all_of_round) * bound // parts for bound in (part, part + 1))
-            row_id = f"{name}-{Path(image).stem}"
-            number = rows_of_image[row_id]
-            rows_of_image[row_id] += 1
-            conversation = turns(all_of_round[start:end])
-            yield {
-                "id": f"{row_id}-{number}" if number else row_id,
-                "type": name,
-                "image": image,
-                "conversations": conversation,
-            }
+            row_id = ids.take(f"{name}-{image_id(image)}")
+            yield {"id": row_id, "type": name, "image": image, "conversations": turns(all_of_round[start:end])}
 
 
 def turns(exchanges: Sequence[Exchange], with_image: bool = True) -> list[dict[str, str]]:
@@ -69,9 +63,14 @@ def turns(exchanges: Sequence[Exchange], with_image: bool = True) -> list[dict[s
 
 def prefixed(rows: Iterable[Row], prefix: str) -> Iterator[Row]:
     """The rows with a folder before each image's path, so that sources can share one image folder."""
+    folder = prefix.rstrip("/")
     for row in rows:
         image = row.get("image")
-        yield {**row, "image": f"{prefix.rstrip('/')}/{image}"} if prefix and isinstance(image, str) else row
+        if folder and isinstance(image, str):
+            row = {**row, "image": f"{folder}/{image}"}
+        elif folder and isinstance(image, list):
+            row = {**row, "image": [f"{folder}/{one}" if isinstance(one, str) else one for one in image]}
+        yield row
 
 
 def most_frequent(answers: Iterable[str]) -> str:

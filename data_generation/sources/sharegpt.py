@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...rows.files import read_rows
+from ..ids import UniqueIds
 from .academic_rows import Exchange, Row, turns
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def sharegpt_rows(conversations: str | os.PathLike, max_characters: int = 8000, 
 
 def _rows(conversations: str | os.PathLike, max_characters: int, long: str) -> Iterator[Row]:
     dropped: Counter[str] = Counter()
+    ids = UniqueIds()
     for number, entry in enumerate(read_rows(conversations)):
         try:
             exchanges = _exchanges(entry.get("conversations"))
@@ -50,7 +52,12 @@ def _rows(conversations: str | os.PathLike, max_characters: int, long: str) -> I
             dropped["every exchange too long"] += 1
         for part, some in enumerate(parts if long == "split" else parts[:1]):
             name = f"sharegpt-{entry.get('id', number)}" + (f"-{part}" if part else "")
-            yield {"id": name, "type": "sharegpt", "image": None, "conversations": turns(some, with_image=False)}
+            yield {
+                "id": ids.take(name),
+                "type": "sharegpt",
+                "image": None,
+                "conversations": turns(some, with_image=False),
+            }
     for reason, count in dropped.most_common():
         logger.warning("%d conversation(s) dropped: %s", count, reason)
 

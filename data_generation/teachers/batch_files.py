@@ -11,7 +11,8 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ URL = "/v1/chat/completions"
 # What OpenAI takes in one file
 MAX_LINES, MAX_BYTES = 50_000, 200_000_000
 SHARED_SYNC = 1000  # lines of the journal that are made durable together
+
+# Of several answers to a request the one furthest right counts
+PREFERRED = ("failed", "refused", "answered")
 
 Place = tuple[int, int]  # of an answer: which file, and from which byte
 
@@ -149,15 +153,15 @@ def _prompts(run: RunFolder) -> list[Prompt]:
     return [load_prompt(type, run.path / PROMPTS) for type in run.settings["types"]]
 
 
-def _places(outputs: Sequence[str | os.PathLike]) -> dict[str, Place]:
-    """Where each answer stands: answers come in any order, and may be too many for memory."""
-    places: dict[str, Place] = {}
+def _places(outputs: Sequence[str | os.PathLike]) -> dict[str, list[Place]]:
+    """Where the answers to each request stand: they come in any order, and may be too many for memory."""
+    places: dict[str, list[Place]] = defaultdict(list)
     for number, output in enumerate(outputs):
         position = 0
         with open(output, "rb") as lines:
             for count, line in enumerate(lines, start=1):
                 if line.strip():
-                    places[_key(line, f"{output}, line {count}")] = (number, position)
+                    places[_key(line, f"{output}, line {count}")].append((number, position))
                 position += len(line)
     return places
 
@@ -177,7 +181,7 @@ def _key(line: bytes, name: str) -> str:
 def _answer_lines(
     requests: Iterable[Request | Line],
     outputs: Sequence[str | os.PathLike],
-    places: dict[str, Place],
+    places: Mapping[str, list[Place]],
     model: str,
     price: Price | None,
 ) -> Iterator[Line]:
@@ -185,9 +189,12 @@ def _answer_lines(
     try:
         for request in requests:
             if isinstance(request, Request) and request.key in places:
-                number, position = places[request.key]
-                files[number].seek(position)
-                yield _journal_line(request, json.loads(files[number].readline()), model, price)
+                lines = []
+                for number, position in places[request.key]:
+                    files[number].seek(position)
+                    lines.append(_journal_line(request, json.loads(files[number].readline()), model, price))
+                # What expired in one batch may be answered in another, whichever file is named first
+                yield max(lines, key=lambda line: PREFERRED.index(line["status"]))
     finally:
         for file in files:
             file.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...reports.pictures import DrawnBox, NoPicture, Picture, draw_boxes, embed
+from ...rows.schema import images_of
 
 Row = dict[str, Any]
 Group = tuple[str, str]  # type and verdict
@@ -50,10 +51,11 @@ def group_of(row: Row) -> Group:
     return str(row.get("type") or ""), str(verdict)
 
 
-def context_names(row: Row) -> tuple[str, str]:
-    """What the context of a row may be called: a row's id ends in its type, a journal line's does not."""
+def context_names(row: Row) -> tuple[str, ...]:
+    """What the context of a row may be called, the likeliest first: a row's id ends in its type, a journal line's does
+    not."""
     row_id = str(row.get("id"))
-    return row_id, row_id.removesuffix(f"-{row.get('type')}")
+    return (row_id,) if "status" in row else (row_id.removesuffix(f"-{row.get('type')}"), row_id)
 
 
 def make_card(row: Row, known: Mapping[str, Row], image_folder: Path) -> Card:
@@ -78,9 +80,8 @@ def make_card(row: Row, known: Mapping[str, Row], image_folder: Path) -> Card:
 
 
 def _pictures(row: Row, context: Row, image_folder: Path) -> tuple[list[Picture], str]:
-    images = row.get("image") or row.get("images") or context.get("image") or []
     try:
-        return [embed(image, image_folder) for image in (images if isinstance(images, list) else [images])], ""
+        return [embed(image, image_folder) for image in images_of(row) or images_of(context)], ""
     except NoPicture as error:
         return [], str(error)
 

@@ -1,6 +1,8 @@
 """Requests to files and answers back, in OpenAI's batch format; a small stand-in answers them as an endpoint would."""
 
+import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,3 +164,18 @@ def test_answers_of_something_else_are_refused_whole(written: Path, tmp_path: Pa
 def test_read_batch_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["data", "read-batch", "answers.jsonl", "-o", str(tmp_path)]) == 1
     assert "is no run" in capsys.readouterr().err
+
+
+def test_a_failure_undoes_no_answer_whichever_file_comes_first(written: Path, tmp_path: Path) -> None:
+    lines = lines_of(written / "batch-1" / "00001.jsonl")
+    expired = {"code": "batch_expired", "message": "The window expired."}
+    flagged = {"status_code": 400, "body": {"error": {"code": "content_policy_violation", "message": "Flagged."}}}
+    write_rows([answered(line) for line in lines[:10]], tmp_path / "answered.jsonl")
+    failures = [{"custom_id": line["custom_id"], "response": None, "error": expired} for line in lines[:12]]
+    write_rows(failures, tmp_path / "expired.jsonl")
+    refusals = [{"custom_id": line["custom_id"], "response": flagged, "error": None} for line in lines[:11]]
+    write_rows(refusals, tmp_path / "refused.jsonl")
+    for order in itertools.permutations(("answered", "expired", "refused")):
+        run = load_run(shutil.copytree(written, tmp_path / "-".join(order)))
+        summary = read_batch(run, [tmp_path / f"{name}.jsonl" for name in order])
+        assert summary.counts == {"answered": 10, "refused": 1, "failed": 1} and summary.left == 8

@@ -165,3 +165,42 @@ def test_answer_without_its_context(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="an answer about context 'b', which contexts.jsonl does not have"):
         filter_run(run, tmp_path / "rows.jsonl")
     assert not (tmp_path / "rows.jsonl").exists() and not (tmp_path / "rows.rejected.jsonl").exists()
+
+
+def test_rows_of_several_images_are_filtered_like_others(tmp_path: Path) -> None:
+    def row(id: str, images: object, *turns: tuple[str, str], key: str = "image") -> dict:
+        return {"id": id, key: images, "conversations": [{"from": role, "value": text} for role, text in turns]}
+
+    differs = ("gpt", "The first shows a red mug on a table, the second the same mug on a shelf beside two books.")
+    rows = [
+        row("together", ["a.jpg", "b.jpg"], ("human", "<image>\n<image>\nWhat differs?"), differs),
+        row(
+            "around",
+            ["a.jpg", "b.jpg"],
+            ("human", "<image> What sets this apart from <image>?"),
+            differs[:1] + ("A lid.",),
+        ),
+        row(
+            "one after the other",
+            ["a.jpg", "b.jpg"],
+            ("human", "<image>\nWhat is it?"),
+            ("gpt", "A red mug."),
+            ("human", "<image>"),
+            ("gpt", "Here it stands on a shelf."),
+        ),
+        {
+            "id": "messages",
+            "images": ["a.jpg", "b.jpg"],
+            "messages": [
+                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Or"}, {"type": "image"}]},
+                {"role": "assistant", "content": [{"type": "text", "text": "The second one."}]},
+            ],
+        },
+        row("one place", ["a.jpg", "b.jpg"], ("human", "<image>\nWhat differs?"), differs),
+        row("in an answer", "a.jpg", ("human", "<image>\nWhat is it?"), ("gpt", "It is <image>.")),
+    ]
+    write_rows(rows, tmp_path / "rows.json")
+    filter_run(tmp_path / "rows.json", tmp_path / "kept.jsonl")
+    assert list(read_rows(tmp_path / "kept.jsonl")) == rows[:4]
+    reasons = [row["reason"] for row in read_rows(tmp_path / "kept.rejected.jsonl")]
+    assert "2 image(s) but 1 place(s)" in reasons[0] and "'<image>' stands inside answer 1" in reasons[1]

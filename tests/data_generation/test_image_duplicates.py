@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from llavakit.cli import main
-from llavakit.data_generation.filters.image_duplicates import image_duplicates
+from llavakit.data_generation.filters.image_duplicates import drop_image_duplicates, image_duplicates
 from llavakit.rows.files import read_rows, write_rows
 
 
@@ -90,3 +90,17 @@ def test_an_image_that_cannot_be_read(tiny_clip: str, pictures: Path, tmp_path: 
 def test_wrong_threshold() -> None:
     with pytest.raises(ValueError, match="threshold=1.5 must be above 0"):
         list(image_duplicates(["a.png"], lambda names: np.ones((len(names), 2)), threshold=1.5))
+
+
+def test_rows_of_several_images_go_only_where_each_is_a_copy(tmp_path: Path) -> None:
+    angles = {"one": 0.0, "copy": 1.0, "other": 90.0}
+
+    def encode(names: list[str]) -> np.ndarray:
+        radians = np.radians([angles[name] for name in names])
+        return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+    images: list = ["one", ["copy", "other"], ["copy"], ["copy", "copy"], None, []]
+    write_rows([{"id": "same", "image": image} for image in images], tmp_path / "rows.jsonl")
+    report = drop_image_duplicates(tmp_path / "rows.jsonl", tmp_path / "kept.jsonl", encode)
+    assert [row["image"] for row in read_rows(tmp_path / "kept.jsonl")] == ["one", ["copy", "other"], None, []]
+    assert (report["images"], report["duplicates"], report["rejected"]) == (3, 1, 2)

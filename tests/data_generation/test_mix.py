@@ -158,6 +158,19 @@ def test_sources_have_image_folders_of_their_own(folder: Path):
         mix([(source, 2)], folder / "t.jsonl", image_prefixes={"other": "x"})
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_rows_of_several_images_are_mixed(suffix: str, folder: Path):
+    first, *others = make_rows("m", 3)
+    turns = [{"from": "human", "value": "<image>\n<image>\nWhat differs?"}, {"from": "gpt", "value": "The dog."}]
+    several = {**first, "image": ["a.jpg", "b.jpg"], "conversations": turns}
+    write_rows([several, *others, {**first, "id": "text", "image": None}], folder / "many.jsonl")
+    output = folder / f"mixed{suffix}"
+    mix([(folder / "many.jsonl", 1.0)], output, image_prefixes={str(folder / "many.jsonl"): "set"})
+    images = {row["id"]: row["image"] for row in read_rows(output)}
+    assert images[first["id"]] == ["set/a.jpg", "set/b.jpg"] and images["text"] == []
+    assert all(images[row["id"]] == [f"set/{row['image']}"] for row in others)
+
+
 def test_what_cannot_be_mixed_is_named(folder: Path):
     vqa, reasoning = folder / "vqa.parquet", folder / "reasoning.json"
     with pytest.raises(ValueError, match="mix sorts"):
