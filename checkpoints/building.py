@@ -5,43 +5,41 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 # Its top-level name is a placeholder that raises where transformers 5.17 finds no torchvision
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from ..modeling_llava import LlavaForConditionalGeneration
+from ..modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ..processing import LlavaProcessor
+from .backbones import check_scores, grow_vocabulary, load_language_model, load_vision_tower, measure_prefix_tokens
 from .safe_writing import replace_files, staging_folder
+
+IMAGE_TOKEN = "<image>"
 
 
 def build_llava(
-    vision: str,
-    language: str,
+    vision: str | os.PathLike,
+    language: str | os.PathLike,
     *,
-    projector_type: str = "linear",
     chat_template: str | None = "vicuna_v1",
     image_aspect_ratio: Literal["crop", "pad"] = "crop",
-    vision_feature_layer: int | list[int] = -2,
-    vision_feature_select_strategy: Literal["default", "full"] = "default",
-    dtype: torch.dtype | str | None = None,
+    vision_revision: str | None = None,
+    language_revision: str | None = None,
     trust_remote_code: bool = False,
-    **config_kwargs: Any,
+    **model_options: Any,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Join a vision encoder and a language model by a connector with fresh weights.
 
     Args:
         vision: Path or Hub id of the vision encoder (CLIP, SigLIP, DINOv2, ...), with its image processor.
         language: Path or Hub id of the language model, with its tokenizer.
-        projector_type: "linear" (v1: H_v = W Z_v, arXiv:2304.08485 equation 1) or "mlp2x_gelu" (v1.5).
         chat_template: A shipped name, Jinja text, or `None` for the tokenizer's own.
         image_aspect_ratio: "crop" to a centred square (v1) or "pad" to a square with the mean colour (v1.5).
-        vision_feature_layer: The hidden state (or states, concatenated) that the connector reads; -2 is the one
-            before the last layer.
-        vision_feature_select_strategy: "default" takes the grid features, "full" all that the encoder returns.
-        dtype: Of the weights. Default: as the language model was saved.
+        vision_revision: Git revision of `vision` on the Hub.
+        language_revision: Git revision of `language` on the Hub.
         trust_remote_code: Allow backbones that ship their own code.
-        **config_kwargs: Further fields of `LlavaConfig`.
+        **model_options: Further arguments of `build_model`.
 
     Returns:
         The model and its processor.
@@ -50,26 +48,101 @@ def build_llava(
         ValueError: From the parts: an unknown projector type, template, or encoder.
         OSError: A backbone that is not there.
     """
-    model = LlavaForConditionalGeneration.from_backbones(
-        vision,
-        language,
-        projector_type=projector_type,
-        dtype=dtype,
-        vision_feature_layer=vision_feature_layer,
-        vision_feature_select_strategy=vision_feature_select_strategy,
-        trust_remote_code=trust_remote_code,
-        **config_kwargs,
-    )
+    revisions = {"vision_revision": vision_revision, "language_revision": language_revision}
+    model = build_model(vision, language, trust_remote_code=trust_remote_code, **revisions, **model_options)
+    hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     processor = LlavaProcessor(
-        AutoImageProcessor.from_pretrained(vision, trust_remote_code=trust_remote_code),
-        AutoTokenizer.from_pretrained(language, trust_remote_code=trust_remote_code),
+        AutoImageProcessor.from_pretrained(vision, revision=vision_revision or "main", **hub),
+        AutoTokenizer.from_pretrained(language, revision=language_revision or "main", **hub),
         patch_size=model.config.vision_config.patch_size,
-        vision_feature_select_strategy=vision_feature_select_strategy,
+        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
         chat_template=chat_template,
         num_additional_image_tokens=model.config.num_additional_image_tokens or 0,
         image_aspect_ratio=image_aspect_ratio,
     )
     return model, processor
+
+
+def build_model(
+    vision: str | os.PathLike,
+    language: str | os.PathLike,
+    *,
+    dtype: torch.dtype | str | None = None,
+    stage: str | None = None,
+    vision_revision: str | None = None,
+    language_revision: str | None = None,
+    trust_remote_code: bool = False,
+    **config_fields: Any,
+) -> LlavaForConditionalGeneration:
+    """Build a LLaVA from two pretrained checkpoints; the connector is new.
+
+    `<image>` gets an id as the language model's tokenizer would give it (or has given it), and the embeddings are
+    grown to a multiple of 64, new rows being the mean of the old ones. The generation config of the language model is
+    kept.
+
+    Args:
+        vision: Folder or Hub id of a vision encoder, or of a model that contains one (CLIP, SigLIP).
+        language: Folder or Hub id of a causal language model with its tokenizer.
+        dtype: Of the whole model. Default: as the language model was saved.
+        stage: What learns, see `set_stage` of the model.
+        vision_revision: Git revision of `vision` on the Hub.
+        language_revision: Git revision of `language` on the Hub.
+        trust_remote_code: Whether code that comes with the checkpoints may run.
+        **config_fields: Fields of `LlavaConfig`: `projector_type`, `vision_feature_layer`,
+            `vision_feature_select_strategy`, ...
+
+    Raises:
+        ValueError: If a checkpoint cannot serve as the backbone it is given for, saying why.
+        OSError: A backbone that is not there.
+    """
+    hub: dict[str, Any] = {"revision": language_revision or "main", "trust_remote_code": trust_remote_code}
+    tokenizer: Any = AutoTokenizer.from_pretrained(language, **hub)
+    causal = load_language_model(language, dtype=dtype or "auto", **hub)
+    # The processor adds the token to the same tokenizer, and gets the same id.
+    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)])
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+
+    hub["revision"] = vision_revision or "main"
+    tower = load_vision_tower(vision, dtype=causal.dtype, **hub)
+    prefix = measure_prefix_tokens(tower)
+    if config_fields.setdefault("num_additional_image_tokens", prefix) not in (prefix, None):
+        raise ValueError(
+            f"num_additional_image_tokens={config_fields['num_additional_image_tokens']}, but {vision} puts {prefix} "
+            "tokens before its patch grid; leave the argument out."
+        )
+
+    grow_vocabulary(causal, image_token_id + 1)
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=causal.config,
+        image_token_index=image_token_id,
+        provenance={"backbones": {"vision": str(vision), "language": str(language)}},
+        **config_fields,
+    )
+    model = _joined(config, tower, causal, str(language))
+    check_scores(model, causal)
+    if stage is not None:
+        model.set_stage(stage)
+    return model
+
+
+def _joined(config: LlavaConfig, tower: Any, causal: Any, language: str) -> LlavaForConditionalGeneration:
+    """The two backbones in an empty shell, so that neither is initialised in vain nor held twice."""
+    with torch.device("meta"):
+        model: Any = LlavaForConditionalGeneration._from_config(config, dtype=causal.dtype)
+    if type(model.model.language_model) is not type(causal.base_model):
+        raise ValueError(
+            f"{language} is a {type(causal).__name__}, whose body is a {type(causal.base_model).__name__}; as a "
+            f"text_config it would come back as a {type(model.model.language_model).__name__}. Give the checkpoint of "
+            "a plain causal language model."
+        )
+    model.model.vision_tower = tower
+    model.model.language_model = causal.base_model
+    model.lm_head = causal.get_output_embeddings()
+    connector = model.model.multi_modal_projector.to_empty(device=causal.device)
+    connector.apply(model._init_weights)
+    model.generation_config = causal.generation_config
+    return model.eval()
 
 
 def save_llava(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: str | os.PathLike) -> None:

@@ -7,7 +7,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 
 from ..processing.processing_llava import LlavaProcessor
 from .configuration_llava import LlavaConfig
-from .model_card import write_model_card
 from .modeling_llava import LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
 
 AutoConfig.register(LlavaConfig.model_type, LlavaConfig)
@@ -21,4 +20,4 @@ LlavaConfig.register_for_auto_class("AutoConfig")
 LlavaModel.register_for_auto_class("AutoModel")
 LlavaForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 
-__all__ = ["LlavaConfig", "LlavaForConditionalGeneration", "LlavaModel", "LlavaPreTrainedModel", "write_model_card"]
+__all__ = ["LlavaConfig", "LlavaForConditionalGeneration", "LlavaModel", "LlavaPreTrainedModel"]

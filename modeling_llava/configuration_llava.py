@@ -49,7 +49,7 @@ class LlavaConfig(PreTrainedConfig):
     """Everything that defines a LLaVA model. The defaults are LLaVA v1 (arXiv:2304.08485, section 4).
 
     The fields of transformers' own `LlavaConfig` keep their names and meaning; `projector_type`,
-    `num_additional_image_tokens` and `stage` are additions.
+    `num_additional_image_tokens` and `provenance` are additions.
 
     Args:
         vision_config (`dict` or `PreTrainedConfig`, *optional*, defaults to CLIP ViT-L/14 at 224 px):
@@ -77,13 +77,9 @@ class LlavaConfig(PreTrainedConfig):
         num_additional_image_tokens (`int`, *optional*):
             Tokens before the grid in the encoder's output (class token, registers). Known for the encoders in
             `PREFIX_TOKENS`, required for any other.
-        backbones (`dict`, *optional*):
-            Which checkpoints the model was built from, `{"vision": ..., "language": ...}`: for the model card.
-        training_history (`list[dict]`, *optional*):
-            A record of each stage of training that the weights went through: for the model card.
-        stage (`"align"` or `"instruct"`, *optional*):
-            Which part learns, see `LlavaForConditionalGeneration.set_stage`. A switch of the training run, given to
-            `from_pretrained`; it is never written to a checkpoint.
+        provenance (`dict`, *optional*):
+            Where the weights come from, for the model card: `"backbones"`, the checkpoints that the model was built
+            of (`{"vision": ..., "language": ...}`), and `"training_history"`, a record of each stage of training.
 
     Raises:
         ValueError: if a backbone's `model_type` is unknown to transformers, if the number of prefix tokens or of
@@ -113,11 +109,18 @@ class LlavaConfig(PreTrainedConfig):
     multimodal_projector_bias: bool = True
     tie_word_embeddings: bool = False
     num_additional_image_tokens: int | None = None
-    backbones: dict[str, str] | None = None
-    training_history: list[dict[str, Any]] | None = None
-    stage: Literal["align", "instruct"] | None = None
+    provenance: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
+        if "stage" in kwargs:
+            raise ValueError(
+                f"stage={kwargs['stage']!r} is no field of LlavaConfig: what learns is a matter of the run. Give it to "
+                "from_pretrained, or call model.set_stage."
+            )
+        # Fields of their own in checkpoints written before there was `provenance`
+        former = {name: kwargs.pop(name, None) for name in ("backbones", "training_history")}
+        if any(former.values()):
+            self.provenance = {name: value for name, value in former.items() if value} | (self.provenance or {})
         self.vision_config = _as_config("vision_config", self.vision_config, DEFAULT_VISION_CONFIG)
         self.text_config = _as_config("text_config", self.text_config, DEFAULT_TEXT_CONFIG)
         # Tying is a property of the language model, whose own config says so.
@@ -179,9 +182,8 @@ class LlavaConfig(PreTrainedConfig):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The dictionary that is saved: names our own class and leaves `stage` out."""
+        """The dictionary that is saved: it names our own class."""
         output = super().to_dict()
-        output.pop("stage", None)
         output["architectures"] = [ARCHITECTURE]
         # Saving one class writes its own entry only, and a model loaded from the Hub has entries that point back
         # there. The code is always copied beside the checkpoint, so all three can point to it.

@@ -9,7 +9,6 @@ Shapes in this file:
 """
 
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +21,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .backbones import assemble
 from .configuration_llava import LlavaConfig
-from .connector_files import read_connector, write_connector
 from .connectors import CONNECTORS
 from .image_tokens import check_image_tokens, repeat_images
-from .model_card import write_model_card
-from .training_stage import Stage, apply_stage, is_learning, model_parts
+from .model_parts import freeze_for, is_learning
 
 
 @dataclass
@@ -60,32 +56,19 @@ class LlavaPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    stage: str | None = None  # a switch of the run that trains it, and no property of the weights: never saved
+
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """Load as any transformers model; `stage="align"` or `"instruct"` also freezes what the stage freezes.
 
         `stage` works through the Auto classes too, hence through `trl sft --model_init_kwargs '{"stage": "align"}'`.
         """
-        # An Auto class has put the keyword into the config by now; a direct call brings it here.
-        given = "stage" in kwargs
         stage = kwargs.pop("stage", None)
         loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if given or model.config.stage is not None:
-            model.set_stage(stage if given else model.config.stage)
+        if stage is not None:
+            (loaded[0] if isinstance(loaded, tuple) else loaded).set_stage(stage)
         return loaded
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save as any transformers model, with the model card beside the weights."""
-        if kwargs.get("is_main_process", True):
-            os.makedirs(save_directory, exist_ok=True)
-            write_model_card(save_directory, self.config)
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """The last step of every push: transformers has put an empty form over the card by now."""
-        write_model_card(working_dir, self.config)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def initialize_weights(self) -> None:
         """Initialise what a checkpoint lacks, each backbone by rules of its own.
@@ -98,24 +81,22 @@ class LlavaPreTrainedModel(PreTrainedModel):
                 child.initialize_weights()
         super().initialize_weights()
 
-    def named_parts(self) -> dict[str, nn.Module]:
-        """The parts a stage freezes or trains, by name. A tied `lm_head` shares its weight with `language_model`."""
-        return model_parts(self)
-
-    def set_stage(self, stage: Stage | None) -> None:
-        """Choose what learns, by `requires_grad`, and remember it as `config.stage`.
+    def set_stage(self, stage: str | None) -> None:
+        """Choose what learns, by `requires_grad`, and remember it as `stage`.
 
         A vision tower without a parameter that learns runs in eval mode and without gradient from then on, also
         after `model.train()`.
 
         Args:
-            stage: `"align"` (the connector alone), `"instruct"` (connector and language model), or `None`
-                (everything, the vision tower too).
+            stage: A key of `STAGES`: `"align"` (the connector alone), `"instruct"` (connector and language model); or
+                `None` (everything, the vision tower too).
 
         Raises:
             ValueError: if there is no such stage.
         """
-        apply_stage(self, stage)
+        freeze_for(self, stage)
+        self.stage = stage
+        self.train(self.training)
 
 
 class LlavaModel(LlavaPreTrainedModel):
@@ -127,8 +108,6 @@ class LlavaModel(LlavaPreTrainedModel):
         self.multi_modal_projector = CONNECTORS[config.projector_type](config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
-        if config.stage is not None:
-            self.set_stage(config.stage)
 
     def train(self, mode: bool = True) -> "LlavaModel":
         """Switch to training, except for a frozen vision tower: dropout there would blur features nobody adapts."""
@@ -286,81 +265,6 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
         name = next(name for name, module in self.named_modules() if module is embedding)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
-        if config.stage is not None:
-            self.set_stage(config.stage)
-
-    @classmethod
-    def from_backbones(
-        cls,
-        vision: str | os.PathLike,
-        language: str | os.PathLike,
-        *,
-        projector_type: str = "linear",
-        dtype: torch.dtype | str | None = None,
-        vision_feature_layer: int | list[int] = -2,
-        vision_feature_select_strategy: str = "default",
-        vision_revision: str | None = None,
-        language_revision: str | None = None,
-        trust_remote_code: bool = False,
-        **config_kwargs: Any,
-    ) -> "LlavaForConditionalGeneration":
-        """Build a LLaVA from two pretrained checkpoints; the connector is new.
-
-        `<image>` gets an id as the language model's tokenizer would give it (or has given it), and the embeddings are
-        grown to a multiple of 64, new rows being the mean of the old ones. The generation config of the language
-        model is kept.
-
-        Args:
-            vision: folder or Hub id of a vision encoder, or of a model that contains one (CLIP, SigLIP).
-            language: folder or Hub id of a causal language model with its tokenizer.
-            projector_type: key of `connectors.CONNECTORS`.
-            dtype: of the whole model; the language checkpoint's own by default.
-            vision_feature_layer: see `LlavaConfig`.
-            vision_feature_select_strategy: see `LlavaConfig`.
-            vision_revision: Git revision of `vision` on the Hub.
-            language_revision: Git revision of `language` on the Hub.
-            trust_remote_code: whether code that comes with the checkpoints may run.
-            **config_kwargs: further fields of `LlavaConfig`.
-
-        Raises:
-            ValueError: if a checkpoint cannot serve as the backbone it is given for, saying why.
-        """
-        return assemble(
-            cls,
-            vision,
-            language,
-            dtype=dtype,
-            vision_revision=vision_revision,
-            language_revision=language_revision,
-            trust_remote_code=trust_remote_code,
-            projector_type=projector_type,
-            vision_feature_layer=vision_feature_layer,
-            vision_feature_select_strategy=vision_feature_select_strategy,
-            **config_kwargs,
-        )
-
-    def save_connector(self, directory: str | os.PathLike, state_dict: dict[str, torch.Tensor] | None = None) -> str:
-        """Write `connector.safetensors`: the connector alone, under its names in the full state dict.
-
-        Args:
-            directory: created if need be.
-            state_dict: the gathered weights, where a distributed run shards those of the model.
-
-        Returns:
-            The path of the file.
-
-        Raises:
-            ValueError: if the weights are not there (an empty shard).
-        """
-        return write_connector(self, directory, state_dict)
-
-    def load_connector(self, directory: str | os.PathLike) -> None:
-        """Read what `save_connector` wrote into this model.
-
-        Raises:
-            ValueError: if the file is missing, or its names or shapes are not this model's.
-        """
-        read_connector(self, directory)
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> tuple | BaseModelOutputWithPooling:
         """See `LlavaModel.get_image_features`."""

@@ -25,6 +25,8 @@ from llavakit import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 assert type(AutoConfig.for_model("llavakit")) is LlavaConfig
 assert AutoModelForImageTextToText._model_mapping[LlavaConfig] is LlavaForConditionalGeneration
 assert PROCESSOR_MAPPING[LlavaConfig] is LlavaProcessor
+assert LlavaForConditionalGeneration.from_backbones.__self__ is LlavaForConditionalGeneration
+assert LlavaForConditionalGeneration.save_pretrained.__module__ == "llavakit.checkpoints.additions"
 """
 
 
@@ -74,6 +76,9 @@ def test_data_steps_are_all_tried_above() -> None:
         "import llavakit.processing.chat_encoding",
         "import llavakit.processing.image_inputs",
         "import llavakit.modeling_llava.connectors",
+        "import llavakit.checkpoints.model_card",
+        "import llavakit.checkpoints.additions",
+        "import llavakit.checkpoints.building",
         "import llavakit.rows.loading",
         "import llavakit.train",
     ],

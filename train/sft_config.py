@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
+from ..modeling_llava.model_parts import STAGES
 from ..rows.loading import ON_BAD_ROW
-from .stages import STAGES
 
 
 @dataclass
@@ -61,7 +61,7 @@ class LlavaSFTConfig(SFTConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.stage not in STAGES:
-            raise ValueError(f"stage={self.stage!r} is unknown; choose one of {STAGES}.")
+            raise ValueError(f"stage={self.stage!r} is unknown; choose one of {tuple(STAGES)}.")
         if self.on_bad_row not in ON_BAD_ROW:
             raise ValueError(f"on_bad_row={self.on_bad_row!r} is unknown; choose one of {ON_BAD_ROW}.")
         if self.stage == "align" and self.connector_learning_rate is not None:

@@ -15,18 +15,18 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
+from ..checkpoints.connector_files import CONNECTOR_FILE, load_connector, save_connector
+from ..checkpoints.model_card import write_model_card
 from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
-from ..modeling_llava import write_model_card
+from ..modeling_llava.model_parts import part_of
 from ..rows.loading import without_decoding
 from .collator import LlavaCollator
 from .sampling import ModalityLengthSampler
 from .screening import Screening, screen_rows, select_usable
 from .sft_config import LlavaSFTConfig
-from .stages import log_parts, part_of
+from .stages import log_parts
 
 logger = logging.getLogger(__name__)
-
-CONNECTOR_FILE = "connector.safetensors"
 
 
 class NonFiniteLoss(RuntimeError):
@@ -119,7 +119,7 @@ class LlavaSFTTrainer(SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self._earlier_stages = list(getattr(self._llava.config, "training_history", None) or [])
+        self._provenance = dict(self._llava.config.provenance or {})
 
     @property
     def _llava(self) -> Any:
@@ -134,7 +134,8 @@ class LlavaSFTTrainer(SFTTrainer):
     # ---- training ----
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        self._llava.config.training_history = [*self._earlier_stages, self._stage_record()]
+        earlier = self._provenance.get("training_history") or []
+        self._llava.config.provenance = {**self._provenance, "training_history": [*earlier, self._stage_record()]}
         return super().train(*args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -279,19 +280,19 @@ class LlavaSFTTrainer(SFTTrainer):
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
             assert output_dir is not None
-            self._llava.save_connector(output_dir, state_dict=state_dict)
+            save_connector(self._llava, output_dir, state_dict=state_dict)
             torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if os.path.exists(os.path.join(resume_from_checkpoint, CONNECTOR_FILE)):
-            self._llava.load_connector(resume_from_checkpoint)
+            load_connector(self._llava, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
         if best is not None and os.path.exists(os.path.join(best, CONNECTOR_FILE)):
-            self._llava.load_connector(best)
+            load_connector(self._llava, best)
         else:
             super()._load_best_model()
 

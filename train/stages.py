@@ -1,20 +1,13 @@
-"""The two stages of visual instruction tuning (arXiv:2304.08485, section 4.2): which modules learn in each."""
+"""What a stage of training comes to: how much of each part of the model learns, and at which learning rate."""
 
 import logging
 from dataclasses import dataclass
 
 from torch import nn
 
+from ..modeling_llava.model_parts import PARTS, part_of
+
 logger = logging.getLogger(__name__)
-
-STAGES = ("align", "instruct")
-
-# Part of the model -> where its parameters' names start
-PARTS = {
-    "vision tower": ("model.vision_tower.",),
-    "connector": ("model.multi_modal_projector.",),
-    "language model": ("model.language_model.", "lm_head."),
-}
 
 
 @dataclass(frozen=True)
@@ -24,14 +17,6 @@ class PartSize:
     part: str
     trainable: int
     total: int
-
-
-def part_of(parameter_name: str) -> str:
-    """The part of the model that a parameter belongs to, through the prefixes that wrappers (PEFT, DDP) put before it."""
-    for part, prefixes in PARTS.items():
-        if any(prefix in f"{parameter_name}." for prefix in prefixes):
-            return part
-    raise ValueError(f"parameter_name={parameter_name!r} belongs to no part of a LLaVA model: {list(PARTS)}.")
 
 
 def part_sizes(model: nn.Module) -> list[PartSize]:

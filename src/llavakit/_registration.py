@@ -14,6 +14,9 @@ from types import ModuleType
 # Whose import registers model, config and processor
 ROOM = "llavakit.modeling_llava"
 
+# What the installed package adds to those classes
+ADDITIONS = "llavakit.checkpoints.additions"
+
 # Files that ship with the processor; they import transformers, but for those that only read pictures
 PROCESSING = "llavakit.processing."
 
@@ -29,9 +32,14 @@ LIGHT = (
 def register_with_auto_classes() -> None:
     """Register now where transformers is in use already, else when it is."""
     if any(_is_use(name) for name in list(sys.modules)):
-        importlib.import_module(ROOM)
+        _register()
     elif not any(isinstance(finder, _FirstUse) for finder in sys.meta_path):
         sys.meta_path.insert(0, _FirstUse())
+
+
+def _register() -> None:
+    importlib.import_module(ROOM)
+    importlib.import_module(ADDITIONS).add_to_classes()
 
 
 def _is_use(name: str) -> bool:
@@ -43,13 +51,14 @@ def _is_use(name: str) -> bool:
 class _FirstUse(importlib.abc.MetaPathFinder):
     """Told of each import; at the first use it registers, at a moment when nothing that this needs is half imported.
 
-    Before a module of transformers is imported that is so; where a file of `processing/` comes first, it is so after it.
+    Before a module of transformers is imported that is so; where a file of `processing/` or the model comes first, it is
+    so after it.
     """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname.startswith(PROCESSING) and not fullname.startswith(LIGHT):
+        if fullname == ROOM or fullname.startswith(PROCESSING) and not fullname.startswith(LIGHT):
             sys.meta_path.remove(self)
             spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
@@ -57,7 +66,7 @@ class _FirstUse(importlib.abc.MetaPathFinder):
             return spec
         if _is_use(fullname):
             sys.meta_path.remove(self)
-            importlib.import_module(ROOM)
+            _register()
         return None
 
 
@@ -74,4 +83,4 @@ class _ThenRegister(importlib.abc.Loader):
         self.loader.exec_module(module)
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader
-        importlib.import_module(ROOM)
+        _register()

@@ -147,7 +147,7 @@ def test_init_makes_a_checkpoint(tiny_backbones: tuple[str, str], tmp_path: Path
     model, processor = load_llava(str(folder))
     assert model.config.projector_type == "mlp2x_gelu" and model.config.vision_feature_layer == [-2, -1]
     assert processor.image_aspect_ratio == "pad" and processor.stop_string == "\n"
-    assert model.config.backbones == {"vision": vision, "language": language}
+    assert model.config.provenance["backbones"] == {"vision": vision, "language": language}
     assert (
         main(["init", "--vision", vision, "--language", language, "--output_dir", "x", "--chat_template", "no"]) == 1
     )

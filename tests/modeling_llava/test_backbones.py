@@ -159,7 +159,7 @@ def test_generation_config_dtype_and_provenance(clip, language_checkpoint):
     assert (model.generation_config.temperature, model.generation_config.eos_token_id) == (0.3, [2, 7])
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.dtype == model.config.dtype == torch.bfloat16
-    assert model.config.backbones == {"vision": clip, "language": path}
+    assert model.config.provenance["backbones"] == {"vision": clip, "language": path}
     assert not model.training
     # Being put together leaves each part with the attention it was loaded with
     for part in (model, model.model, model.model.vision_tower, model.model.language_model):

@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import CONFIG_MAPPING, AutoModel, CLIPVisionConfig
 
 from llavakit import LlavaConfig
+from llavakit.checkpoints.model_card import model_card
 from llavakit.modeling_llava.configuration_llava import PREFIX_TOKENS
 from llavakit.modeling_llava.connectors import CONNECTORS
 
@@ -83,7 +84,7 @@ def test_no_feature_layer_is_refused(tiny_config):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("projector_type", "mlp9x"), ("vision_feature_select_strategy", "patch"), ("stage", "pretrain")],
+    [("projector_type", "mlp9x"), ("vision_feature_select_strategy", "patch")],
 )
 def test_a_choice_that_does_not_exist_is_refused(field, value):
     with pytest.raises(StrictDataclassFieldValidationError, match=field):
@@ -110,20 +111,34 @@ def test_every_choice_of_connector_has_one():
 
 
 def test_what_is_written(tiny_config, tmp_path):
-    config = tiny_config(stage="align", projector_type="mlp2x_gelu", vision_feature_layer=[-1, -2])
+    provenance = {"backbones": {"vision": "a/b", "language": "c/d"}, "training_history": [{"stage": "align"}]}
+    config = tiny_config(projector_type="mlp2x_gelu", vision_feature_layer=[-1, -2], provenance=provenance)
     assert config.image_token_id == config.image_token_index == 127
     config.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
-    assert "stage" not in written
+    assert not {"stage", "backbones", "training_history"} & set(written)
+    assert written["provenance"] == provenance
     # Not a name of transformers, where trl would find another class under it
     assert written["architectures"] == ["LlavaKitForConditionalGeneration"]
     assert set(written["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForImageTextToText"}
     loaded = LlavaConfig.from_pretrained(tmp_path)
-    assert loaded.stage is None
     before, after = config.to_dict(), loaded.to_dict()
     before.pop("_name_or_path"), after.pop("_name_or_path")
     assert after == before
     assert loaded.vision_feature_layer == [-1, -2]
+
+
+def test_fields_of_former_checkpoints_are_read(tiny_config, tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    written.pop("provenance", None)
+    former = {"backbones": {"vision": "a/b", "language": "c/d"}, "training_history": [{"stage": "align", "seed": 3}]}
+    (tmp_path / "config.json").write_text(json.dumps({**written, **former}))
+    loaded = LlavaConfig.from_pretrained(tmp_path)
+    assert loaded.provenance == former
+    assert not set(former) & set(loaded.to_dict())
+    card = model_card(loaded)
+    assert "a/b" in card and "- c/d" in card and "Stage 1, feature alignment" in card and "- seed: 3" in card
 
 
 def test_entries_of_auto_map_that_are_not_ours_stay(tiny_config):

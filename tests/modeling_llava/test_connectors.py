@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from llavakit import LlavaConfig
-from llavakit.modeling_llava import connector_files
+from llavakit.checkpoints import connector_files
+from llavakit.checkpoints.connector_files import load_connector, save_connector
 from llavakit.modeling_llava.connectors import CONNECTORS
 
 
@@ -35,11 +36,11 @@ def test_the_mlp_has_a_gelu_between_two_layers(tiny_config):
 @pytest.mark.parametrize("projector_type", ["linear", "mlp2x_gelu"])
 def test_the_connector_alone_can_be_saved_and_loaded(tiny_model, tmp_path, projector_type):
     model, other = tiny_model(projector_type=projector_type), tiny_model(projector_type=projector_type)
-    path = model.save_connector(tmp_path / "new" / "folder")
+    path = save_connector(model, tmp_path / "new" / "folder")
     names = {name for name, _ in model.named_parameters() if "multi_modal_projector" in name}
     assert set(load_file(path)) == names and names
     others = {name: value.clone() for name, value in other.state_dict().items() if name not in names}
-    other.load_connector(tmp_path / "new" / "folder")
+    load_connector(other, tmp_path / "new" / "folder")
     for name in names:
         assert torch.equal(other.state_dict()[name], model.state_dict()[name])
     for name, value in others.items():
@@ -48,13 +49,13 @@ def test_the_connector_alone_can_be_saved_and_loaded(tiny_model, tmp_path, proje
 
 
 def test_another_connector_is_refused(tiny_model, tmp_path):
-    tiny_model().save_connector(tmp_path)
+    save_connector(tiny_model(), tmp_path)
     with pytest.raises(ValueError, match=r"holds .*linear\.weight.*but the connector of this model is .*linear_1"):
-        tiny_model(projector_type="mlp2x_gelu").load_connector(tmp_path)
+        load_connector(tiny_model(projector_type="mlp2x_gelu"), tmp_path)
     with pytest.raises(ValueError, match=r"\(32, 32\).*\(48, 32\)"):
-        tiny_model(text={"hidden_size": 48}).load_connector(tmp_path)
+        load_connector(tiny_model(text={"hidden_size": 48}), tmp_path)
     with pytest.raises(ValueError, match=r"has no connector\.safetensors"):
-        tiny_model().load_connector(tmp_path / "elsewhere")
+        load_connector(tiny_model(), tmp_path / "elsewhere")
 
 
 def test_a_sharded_connector_is_not_saved_empty(tiny_model, tmp_path):
@@ -63,15 +64,15 @@ def test_a_sharded_connector_is_not_saved_empty(tiny_model, tmp_path):
     for parameter in model.model.multi_modal_projector.parameters():
         parameter.data = torch.empty(0)  # as ZeRO-3 leaves it
     with pytest.raises(ValueError, match="gather the weights"):
-        model.save_connector(tmp_path)
+        save_connector(model, tmp_path)
     assert not os.listdir(tmp_path)
     name = "model.multi_modal_projector.linear.weight"
-    assert torch.equal(load_file(model.save_connector(tmp_path, whole))[name], whole[name])
+    assert torch.equal(load_file(save_connector(model, tmp_path, whole))[name], whole[name])
 
 
 def test_a_full_disk_leaves_the_old_file(tiny_model, tmp_path, monkeypatch):
     old = tiny_model()
-    path = old.save_connector(tmp_path)
+    path = save_connector(old, tmp_path)
 
     def full(weights, beside, **kwargs):
         with open(beside, "wb") as file:
@@ -80,7 +81,7 @@ def test_a_full_disk_leaves_the_old_file(tiny_model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(connector_files, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        tiny_model().save_connector(tmp_path)
+        save_connector(tiny_model(), tmp_path)
     assert os.listdir(tmp_path) == ["connector.safetensors"]
     saved = load_file(path)["model.multi_modal_projector.linear.weight"]
     assert torch.equal(saved, old.model.multi_modal_projector.linear.weight)

@@ -30,6 +30,7 @@ assert config.num_image_tokens == 4
 
 model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, stage="align")
 assert type(model).__module__.startswith("transformers_modules."), type(model)
+assert not hasattr(model, "from_backbones")  # nor anything else that only a builder needs
 learning = [name for name, p in model.named_parameters() if p.requires_grad]
 assert learning and all("multi_modal_projector" in name for name in learning), learning
 model.train()

@@ -5,6 +5,9 @@ import torch
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from llavakit import LlavaForConditionalGeneration, LlavaModel
+from llavakit.modeling_llava import model_parts
+from llavakit.modeling_llava.model_parts import PARTS, STAGES
+from llavakit.train.stages import part_sizes
 
 LEARNS = {
     "align": {"multi_modal_projector"},
@@ -33,7 +36,7 @@ def test_what_learns_moves_and_nothing_else(tiny_model, inputs, stage, tied):
     model = tiny_model(vision={"attention_dropout": 0.5}, text={"tie_word_embeddings": tied})
     model.set_stage(stage)
     model.train()
-    assert model.config.stage == stage
+    assert model.stage == stage
     before = {name: value.clone() for name, value in model.state_dict().items()}
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {part_of(name) for name in learning} == LEARNS[stage] - ({"lm_head"} if tied else set())
@@ -156,8 +159,8 @@ def test_from_pretrained_takes_the_stage(model, tmp_path, stage, loader):
     else:
         loaded = AutoModel.from_pretrained(tmp_path, stage=stage)
         assert type(loaded) is LlavaModel
-    assert loaded.config.stage == stage
-    expected = LEARNS[stage] & set(loaded.named_parts())
+    assert loaded.stage == stage
+    expected = LEARNS[stage] & {part_of(name) for name, _ in loaded.named_parameters()}
     assert {part_of(name) for name, p in loaded.named_parameters() if p.requires_grad} == expected
     loaded.train()
     assert not loaded.base_model.vision_tower.training
@@ -167,15 +170,24 @@ def test_the_stage_is_not_written(model, tmp_path):
     model.set_stage("align")
     model.save_pretrained(tmp_path)
     loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path)
-    assert loaded.config.stage is None
+    assert loaded.stage is None
     assert all(p.requires_grad for p in loaded.parameters())
 
 
-def test_a_stage_in_the_config_holds_for_a_new_model(tiny_model):
-    model = tiny_model(stage="align")
-    assert {part_of(name) for name, p in model.named_parameters() if p.requires_grad} == LEARNS["align"]
+def test_a_stage_is_no_field_of_the_config(tiny_model):
+    with pytest.raises(ValueError, match=r"stage='align' is no field of LlavaConfig.*model\.set_stage"):
+        tiny_model(stage="align")
 
 
 def test_the_parts_are_the_whole_model(model):
-    counted = sum(p.numel() for part in model.named_parts().values() for p in part.parameters())
-    assert counted == sum(p.numel() for p in model.parameters())
+    sizes = part_sizes(model)
+    assert [size.part for size in sizes] == list(PARTS)
+    assert sum(size.total for size in sizes) == sum(p.numel() for p in model.parameters())
+    assert all(size.total for size in sizes)
+
+
+def test_every_stage_names_parts_that_there_are():
+    assert all(set(stage.learns) < set(PARTS) for stage in STAGES.values())
+    with pytest.raises(ValueError, match=r"parameter_name='model\.audio_tower\.weight' belongs to no part"):
+        model_parts.part_of("model.audio_tower.weight")
+    assert model_parts.part_of("base_model.model.lm_head.lora_A.default.weight") == "language model"

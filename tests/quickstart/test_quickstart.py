@@ -21,7 +21,7 @@ def test_smoke_run_leaves_a_checkpoint_and_a_report(tmp_path: Path, capsys: pyte
     assert set(results["accuracy"]) == {"model", "skip_stage_1", "blind", "guess"}
     assert "report.html" in capsys.readouterr().out and (folder / "report.html").stat().st_size > 10_000
     model = AutoModelForImageTextToText.from_pretrained(folder / "model")
-    assert [record["stage"] for record in model.config.training_history] == ["align", "instruct"]
+    assert [record["stage"] for record in model.config.provenance["training_history"]] == ["align", "instruct"]
     assert AutoProcessor.from_pretrained(folder / "model").num_image_tokens == model.config.num_image_tokens
 
     run_quickstart(str(folder), scale=0.01)  # a quickstart's own folder is replaced

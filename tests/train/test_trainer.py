@@ -95,7 +95,7 @@ def test_what_was_saved_comes_back(tiny_llava: str, rows_file: Path, tmp_path: P
     loaded = weights(model)
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in weights(trainer.model).items())
     assert processor.chat_template == trainer.processing_class.chat_template
-    assert model.config.training_history[-1]["stage"] == stage
+    assert model.config.provenance["training_history"][-1]["stage"] == stage
     card = (tmp_path / "out" / "README.md").read_text()
     config_json = json.loads((tmp_path / "out" / "config.json").read_text())
     assert "stage" not in config_json
@@ -329,5 +329,5 @@ def test_the_command_trains_both_stages(tiny_llava: str, rows_file: Path, tmp_pa
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         model = str(tmp_path / stage)
-    history = AutoModelForImageTextToText.from_pretrained(model).config.training_history
+    history = AutoModelForImageTextToText.from_pretrained(model).config.provenance["training_history"]
     assert [record["stage"] for record in history] == ["align", "instruct"]

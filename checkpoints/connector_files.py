@@ -1,28 +1,37 @@
-"""The connector in a file of its own: all that stage 1 learns, megabytes where the model has gigabytes."""
+"""The connector in a file of its own: all that stage 1 trains, megabytes where the model has gigabytes."""
 
 import os
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
 
-if TYPE_CHECKING:
-    from .modeling_llava import LlavaForConditionalGeneration
+from ..modeling_llava import LlavaForConditionalGeneration
+from ..modeling_llava.model_parts import part_of
 
 CONNECTOR_FILE = "connector.safetensors"
-CONNECTOR_PREFIX = "model.multi_modal_projector."
 
 
-def write_connector(
-    model: "LlavaForConditionalGeneration",
+def save_connector(
+    model: LlavaForConditionalGeneration,
     directory: str | os.PathLike,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> str:
-    """See `LlavaForConditionalGeneration.save_connector`."""
+    """Write `connector.safetensors`: the connector alone, under its names in the full state dict.
+
+    Args:
+        model: A LLaVA.
+        directory: created if need be.
+        state_dict: the gathered weights, where a distributed run shards those of the model.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: if the weights are not there (an empty shard).
+    """
     weights = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in (model.state_dict() if state_dict is None else state_dict).items()
-        if name.startswith(CONNECTOR_PREFIX)
+        for name, tensor in _connector(model.state_dict() if state_dict is None else state_dict).items()
     }
     empty = [name for name, tensor in weights.items() if tensor.numel() == 0]
     if empty or not weights:
@@ -46,13 +55,17 @@ def write_connector(
 
 
 @torch.no_grad()
-def read_connector(model: "LlavaForConditionalGeneration", directory: str | os.PathLike) -> None:
-    """See `LlavaForConditionalGeneration.load_connector`."""
+def load_connector(model: LlavaForConditionalGeneration, directory: str | os.PathLike) -> None:
+    """Read what `save_connector` wrote into a model.
+
+    Raises:
+        ValueError: if the file is missing, or its names or shapes are not this model's.
+    """
     path = os.path.join(directory, CONNECTOR_FILE)
     if not os.path.isfile(path):
         raise ValueError(f"directory={str(directory)!r} has no {CONNECTOR_FILE}; give a folder of save_connector.")
     saved = load_file(path)
-    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(CONNECTOR_PREFIX)}
+    own = _connector(model.state_dict())
     saved_shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     own_shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     if saved_shapes != own_shapes:
@@ -62,3 +75,7 @@ def read_connector(model: "LlavaForConditionalGeneration", directory: str | os.P
         )
     for name, tensor in own.items():
         tensor.copy_(saved[name])
+
+
+def _connector(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in state_dict.items() if part_of(name) == "connector"}

@@ -1,82 +1,19 @@
-"""Build a LLaVA from two pretrained checkpoints, a vision encoder and a causal language model."""
+"""What a vision encoder and a language model must be to serve as backbones, and what is done to them for it."""
 
 import copy
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import AddedToken, AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
-from .configuration_llava import LlavaConfig
-
-if TYPE_CHECKING:
-    from .modeling_llava import LlavaForConditionalGeneration
-
-IMAGE_TOKEN = "<image>"
+from ..modeling_llava import LlavaConfig
 
 # Matrix sizes that GPUs like; also what the vocabulary can be split by.
 VOCABULARY_MULTIPLE = 64
 
 # Pooling on top of an encoder. It adds nothing to the grid features, so a checkpoint may lack it.
 POOLING_MODULES = ("pooler", "head")
-
-
-def assemble(
-    cls: type["LlavaForConditionalGeneration"],
-    vision: str | os.PathLike,
-    language: str | os.PathLike,
-    *,
-    dtype: torch.dtype | str | None,
-    vision_revision: str | None,
-    language_revision: str | None,
-    trust_remote_code: bool,
-    **config_kwargs: Any,
-) -> "LlavaForConditionalGeneration":
-    """See `LlavaForConditionalGeneration.from_backbones`, which this does the work of."""
-    hub: dict[str, Any] = {"revision": language_revision, "trust_remote_code": trust_remote_code}
-    tokenizer: Any = AutoTokenizer.from_pretrained(language, **hub)
-    causal = load_language_model(language, dtype=dtype or "auto", **hub)
-    # The processor adds the token to the same tokenizer, and gets the same id.
-    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)])
-    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-
-    hub["revision"] = vision_revision
-    tower = load_vision_tower(vision, dtype=causal.dtype, **hub)
-    prefix = measure_prefix_tokens(tower)
-    if config_kwargs.setdefault("num_additional_image_tokens", prefix) not in (prefix, None):
-        raise ValueError(
-            f"num_additional_image_tokens={config_kwargs['num_additional_image_tokens']}, but {vision} puts {prefix} "
-            "tokens before its patch grid; leave the argument out."
-        )
-
-    grow_vocabulary(causal, image_token_id + 1)
-    config = LlavaConfig(
-        vision_config=tower.config,
-        text_config=causal.config,
-        image_token_index=image_token_id,
-        backbones={"vision": str(vision), "language": str(language)},
-        **config_kwargs,
-    )
-    # The two backbones are put into an empty shell, so that neither is initialised in vain nor held twice.
-    with torch.device("meta"):
-        model = cls._from_config(config, dtype=causal.dtype)
-    if type(model.model.language_model) is not type(causal.base_model):
-        raise ValueError(
-            f"{language} is a {type(causal).__name__}, whose body is a {type(causal.base_model).__name__}; as a "
-            f"text_config it would come back as a {type(model.model.language_model).__name__}. Give the checkpoint of "
-            "a plain causal language model."
-        )
-    model.model.vision_tower = tower
-    model.model.language_model = causal.base_model
-    model.lm_head = causal.get_output_embeddings()
-    connector = model.model.multi_modal_projector.to_empty(device=causal.device)
-    connector.apply(model._init_weights)
-    model.generation_config = causal.generation_config
-    model.eval()
-    check_scores(model, causal)
-    if config.stage is not None:
-        model.set_stage(config.stage)
-    return model
 
 
 def load_language_model(language: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
@@ -157,7 +94,7 @@ def grow_vocabulary(causal: Any, num_tokens: int) -> None:
 
 
 @torch.no_grad()
-def check_scores(model: "LlavaForConditionalGeneration", causal: PreTrainedModel) -> None:
+def check_scores(model: PreTrainedModel, causal: PreTrainedModel) -> None:
     """Check that the LLaVA scores plain text as the language model does.
 
     Raises:

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .configuration_llava import LlavaConfig
+from ..modeling_llava.configuration_llava import LlavaConfig
+from ..modeling_llava.model_parts import STAGES
 
 CARD_FILE = "README.md"
 # The first line after the front matter. A README without it was written by a person and is left alone.
@@ -12,15 +13,13 @@ CARD_MARK = "<!-- written by llavakit; text below this line is replaced when the
 # What `push_to_hub` of transformers writes into the form that it puts over the card of any model new to the Hub
 EMPTY_FORM = "This model card has been automatically generated."
 
-STAGE_NAMES = {"align": "1, feature alignment", "instruct": "2, instruction tuning"}
-
 
 def write_model_card(directory: str | os.PathLike, config: LlavaConfig) -> None:
     """Write the model card of a checkpoint, unless the folder has a README of somebody's own.
 
     Args:
         directory: The checkpoint's folder.
-        config: The model's config, with `backbones` and `training_history`.
+        config: The model's config, with its `provenance`.
     """
     path = Path(directory) / CARD_FILE
     if path.exists():
@@ -34,8 +33,8 @@ def write_model_card(directory: str | os.PathLike, config: LlavaConfig) -> None:
 
 def model_card(config: LlavaConfig) -> str:
     """The text of the card, with the front matter that the Hub reads."""
-    backbones = config.backbones or {}
-    history = config.training_history or []
+    provenance = config.provenance or {}
+    backbones, history = provenance.get("backbones") or {}, provenance.get("training_history") or []
     vision, language = backbones.get("vision", "unknown"), backbones.get("language", "unknown")
     # The Hub accepts ids here and refuses paths
     base_models = [name for name in backbones.values() if name.count("/") == 1 and not name.startswith((".", "/"))]
@@ -74,7 +73,8 @@ def model_card(config: LlavaConfig) -> str:
 
 
 def _stage(record: dict[str, Any]) -> list[str]:
-    title = STAGE_NAMES.get(record.get("stage", ""), record.get("stage"))
+    stage = STAGES.get(record.get("stage", ""))
+    title = stage.title if stage else record.get("stage")
     shown = {name: value for name, value in record.items() if name != "stage" and value is not None}
     return [f"Stage {title}:", "", *(f"- {name.replace('_', ' ')}: {value}" for name, value in shown.items()), ""]
 

@@ -1,0 +1,64 @@
+"""The parts of a LLaVA, and the stages of its training: which parts learn in each, and what "frozen" means for the others."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+# Part -> the modules that it consists of, whose names stand in those of its parameters
+PARTS: dict[str, tuple[str, ...]] = {
+    "vision tower": ("vision_tower",),
+    "connector": ("multi_modal_projector",),
+    "language model": ("language_model", "lm_head"),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of training.
+
+    Attributes:
+        title: What the model card calls it.
+        learns: The parts that learn; the others are frozen.
+    """
+
+    title: str
+    learns: tuple[str, ...]
+
+
+# arXiv:2304.08485, section 4.2. The vision encoder stays frozen in both.
+STAGES: dict[str, Stage] = {
+    "align": Stage("1, feature alignment", learns=("connector",)),
+    "instruct": Stage("2, instruction tuning", learns=("connector", "language model")),
+}
+
+
+def part_of(parameter_name: str) -> str:
+    """The part that a parameter belongs to, whatever wrappers (PEFT, DDP) put before and into its name.
+
+    Raises:
+        ValueError: It belongs to none.
+    """
+    for module in parameter_name.split("."):
+        for part, modules in PARTS.items():
+            if module in modules:
+                return part
+    raise ValueError(f"parameter_name={parameter_name!r} belongs to no part of a LLaVA model: {', '.join(PARTS)}.")
+
+
+def freeze_for(model: nn.Module, stage: str | None) -> None:
+    """Let the parts learn that a stage names, by `requires_grad`; with None every part does.
+
+    Raises:
+        ValueError: There is no such stage.
+    """
+    if stage is not None and stage not in STAGES:
+        raise ValueError(f"stage={stage!r} is unknown; choose one of {', '.join(map(repr, STAGES))}, or None.")
+    learns = tuple(PARTS) if stage is None else STAGES[stage].learns
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():  # quantized weights cannot learn
+            parameter.requires_grad_(part_of(name) in learns)
+
+
+def is_learning(module: nn.Module) -> bool:
+    """Whether any parameter of the module has a gradient coming."""
+    return any(parameter.requires_grad for parameter in module.parameters())
