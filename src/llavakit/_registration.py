@@ -7,6 +7,7 @@ promises to start at once. transformers has no entry points, so its first import
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -60,7 +61,7 @@ class _FirstUse(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname == ROOM or fullname.startswith(PROCESSING) and not fullname.startswith(LIGHT):
             sys.meta_path.remove(self)
-            spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+            spec = importlib.util.find_spec(fullname)
             if spec is not None and spec.loader is not None:
                 spec.loader = _ThenRegister(spec.loader)
             return spec
