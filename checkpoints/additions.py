@@ -1,6 +1,7 @@
 """What the installed package adds to the classes of the model: things that a builder needs, and no checkpoint carries.
 
-The files of `modeling_llava/` ship with every checkpoint and do without. Where llavakit is installed,
+Importing this adds them. The files of `modeling_llava/` ship with every checkpoint and do without; where llavakit is
+installed,
 `LlavaForConditionalGeneration.from_backbones` builds, and what is saved or pushed gets its model card. What each needs is
 imported when it is called: this module is loaded as soon as the model's classes are.
 """
@@ -38,12 +39,10 @@ def _upload_modified_files(self: Any, working_dir: str | os.PathLike, *args: Any
     return PreTrainedModel._upload_modified_files(self, working_dir, *args, **kwargs)
 
 
-def add_to_classes() -> None:
-    """Add all of it."""
-    additions: dict[type, dict[str, Any]] = {
-        LlavaForConditionalGeneration: {"from_backbones": classmethod(_from_backbones)},
-        LlavaPreTrainedModel: {"save_pretrained": _save_pretrained, "_upload_modified_files": _upload_modified_files},
-    }
-    for owner, methods in additions.items():
-        for name, method in methods.items():
-            setattr(owner, name, method)
+ADDITIONS: dict[type, dict[str, Any]] = {
+    LlavaForConditionalGeneration: {"from_backbones": classmethod(_from_backbones)},
+    LlavaPreTrainedModel: {"save_pretrained": _save_pretrained, "_upload_modified_files": _upload_modified_files},
+}
+for owner, methods in ADDITIONS.items():
+    for name, method in methods.items():
+        setattr(owner, name, method)

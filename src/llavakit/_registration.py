@@ -40,7 +40,7 @@ def register_with_auto_classes() -> None:
 
 def _register() -> None:
     importlib.import_module(ROOM)
-    importlib.import_module(ADDITIONS).add_to_classes()
+    importlib.import_module(ADDITIONS)
 
 
 def _is_use(name: str) -> bool:
