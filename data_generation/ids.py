@@ -18,6 +18,7 @@ class UniqueIds:
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._last: dict[str, int] = {}  # of a wanted id, the highest number behind it
+        self._of_image: dict[str, str] = {}
 
     def take(self, wanted: str, other: str | None = None) -> str:
         """`wanted`; where it is taken, `other`; where that is too, `wanted-1`, `wanted-2`, ..."""
@@ -33,5 +34,7 @@ class UniqueIds:
         return f"{wanted}-{number}"
 
     def of_image(self, path: str) -> str:
-        """The id of an image; of `front.jpg` and `front.png` the second keeps its suffix."""
-        return self.take(image_id(path), path)
+        """The id of an image, the same one whenever it comes; of `front.jpg` and `front.png` the second has its suffix."""
+        if path not in self._of_image:
+            self._of_image[path] = self.take(image_id(path), path)
+        return self._of_image[path]

@@ -1,8 +1,13 @@
 """What happens to an annotation that cannot be used: it stops the work, or is left out and remembered."""
 
+import argparse
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
+
+from ...rows.files import write_rows
 
 ON_BAD_ROW = ("error", "skip")
 
@@ -53,3 +58,16 @@ class BadAnnotations:
         """How many were left out, and the first `shown` of them with their reason."""
         rest = f"\n  ... and {len(self.reasons) - shown} more" if len(self.reasons) > shown else ""
         return "\n  ".join([f"{len(self.reasons)} annotation(s) left out:", *self.reasons[:shown]]) + rest
+
+    def write(self, output: str | os.PathLike) -> None:
+        """Print the report, and write all reasons beside an output (`rows.left_out.jsonl`); a list of an earlier run goes."""
+        path = Path(output).with_suffix(".left_out.jsonl")
+        path.unlink(missing_ok=True)
+        if self.reasons:
+            write_rows(({"reason": reason} for reason in self.reasons), path)
+            print(f"{self.report()}\nall of them -> {path}")
+
+
+def add_flag(parser: argparse.ArgumentParser) -> None:
+    """`--on_bad_row`, the same for every step that reads annotations."""
+    parser.add_argument("--on_bad_row", default="error", choices=ON_BAD_ROW, help="stop, or leave out and say which")

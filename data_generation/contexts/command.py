@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .bad_annotations import ON_BAD_ROW, BadAnnotations
+from .bad_annotations import BadAnnotations, add_flag
 from .from_dataset import BOX_FORMATS
 
 
@@ -36,7 +36,7 @@ def add_parsers(steps: Any) -> None:
         help="with --dataset: [x, y, width, height] or corners in pixels, or corners as shares of the image",
     )
     contexts.add_argument("--image_folder", default=None, help="where image paths start; each image must be there")
-    contexts.add_argument("--on_bad_row", default="error", choices=ON_BAD_ROW, help="stop, or leave out and say which")
+    add_flag(contexts)
     contexts.add_argument("-o", "--output", required=True, help="file of contexts (.jsonl, .json or .parquet)")
     contexts.set_defaults(run=_contexts)
 
@@ -54,11 +54,7 @@ def _contexts(args: argparse.Namespace) -> int:
     bad = BadAnnotations(args.on_bad_row)
     count = write_rows(_source(args, bad), args.output)
     print(f"{count} contexts -> {args.output}")
-    left_out = Path(args.output).with_suffix(".left_out.jsonl")
-    left_out.unlink(missing_ok=True)
-    if bad.reasons:
-        write_rows(({"reason": reason} for reason in bad.reasons), left_out)
-        print(f"{bad.report()}\nall of them -> {left_out}")
+    bad.write(args.output)
     if count == 0:
         raise ValueError(f"{args.output} is empty: no annotation could be used. Correct the annotations.")
     return 0

@@ -8,6 +8,8 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..contexts.bad_annotations import BadAnnotation, BadAnnotations
+
 # Ways to ask for what a caption says: briefly, and of the picture alone
 BRIEF_QUESTIONS = (
     "Say in a sentence what this picture shows.",
@@ -24,34 +26,41 @@ BRIEF_QUESTIONS = (
 )
 
 
-def alignment_rows(pairs: Iterable[Mapping[str, Any]], seed: int = 0) -> Iterator[dict[str, Any]]:
+def alignment_rows(
+    pairs: Iterable[Mapping[str, Any]], seed: int = 0, bad: BadAnnotations | None = None
+) -> Iterator[dict[str, Any]]:
     """Expand image-caption pairs to rows.
 
     Args:
         pairs: `{"id", "image", "caption"}`, one a row to be made.
         seed: Draws the question and the order. The draw of a row depends on the seed, its id and its caption alone,
             so a subset or another order of the pairs gives the same rows.
+        bad: What to do with a pair that cannot be used. Default: stop.
 
     Yields:
         `{"id", "image", "conversations"}`, with `<image>` before or after the question.
 
     Raises:
-        ValueError: A pair that lacks a field or has an empty caption; the message names it.
+        BadAnnotation: A pair that lacks a field or has an empty caption; the message names it.
     """
-    for number, pair in enumerate(pairs):
-        lacking = [name for name in ("id", "image", "caption") if pair.get(name) is None]
-        if lacking:
-            raise ValueError(
-                f"pair {number} ({dict(pair)!r:.200}) lacks {lacking}. Add what is missing, or drop the pair."
-            )
-        caption = str(pair["caption"]).strip()
-        if not caption:
-            raise ValueError(f"the pair of id {pair['id']!r} has an empty caption. Write one, or drop the pair.")
-        draw = random.Random(f"{seed}/{pair['id']}/{caption}")
-        question = draw.choice(BRIEF_QUESTIONS)
-        first_turn = f"<image>\n{question}" if draw.random() < 0.5 else f"{question}\n<image>"
-        yield {
-            "id": str(pair["id"]),
-            "image": pair["image"],
-            "conversations": [{"from": "human", "value": first_turn}, {"from": "gpt", "value": caption}],
-        }
+    bad = bad or BadAnnotations()
+    yield from bad.map(lambda numbered: _row(*numbered, seed), enumerate(pairs))
+
+
+def _row(number: int, pair: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    lacking = [name for name in ("id", "image", "caption") if pair.get(name) is None]
+    if lacking:
+        raise BadAnnotation(
+            f"pair {number} ({dict(pair)!r:.200}) lacks {lacking}. Add what is missing, or drop the pair."
+        )
+    caption = str(pair["caption"]).strip()
+    if not caption:
+        raise BadAnnotation(f"the pair of id {pair['id']!r} has an empty caption. Write one, or drop the pair.")
+    draw = random.Random(f"{seed}/{pair['id']}/{caption}")
+    question = draw.choice(BRIEF_QUESTIONS)
+    first_turn = f"<image>\n{question}" if draw.random() < 0.5 else f"{question}\n<image>"
+    return {
+        "id": str(pair["id"]),
+        "image": pair["image"],
+        "conversations": [{"from": "human", "value": first_turn}, {"from": "gpt", "value": caption}],
+    }

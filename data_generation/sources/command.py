@@ -1,8 +1,12 @@
 """`llavakit data alignment | simple | scienceqa`: rows by rule, without a teacher."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ...rows.files import Row
+from ..contexts.bad_annotations import BadAnnotations, add_flag
 
 
 def add_parsers(steps: Any) -> None:
@@ -13,6 +17,7 @@ def add_parsers(steps: Any) -> None:
     align.add_argument("-o", "--output", required=True, help="file of rows (.json, .jsonl or .parquet)")
     align.add_argument("--all_captions", action="store_true", help="a row per caption, not one per image")
     align.add_argument("--seed", type=int, default=0)
+    add_flag(align)
     align.set_defaults(run=_alignment)
 
     simple = steps.add_parser("simple", help="captions and boxes to short conversations, by rule")
@@ -20,6 +25,7 @@ def add_parsers(steps: Any) -> None:
     simple.add_argument("--instances", required=True, help="COCO instances file")
     simple.add_argument("-o", "--output", required=True, help="file of rows (.json, .jsonl or .parquet)")
     simple.add_argument("--seed", type=int, default=0)
+    add_flag(simple)
     simple.set_defaults(run=_simple)
 
     science = steps.add_parser("scienceqa", help="ScienceQA's problems.json to rows")
@@ -31,25 +37,35 @@ def add_parsers(steps: Any) -> None:
 
 
 def _alignment(args: argparse.Namespace) -> int:
-    from ...rows.files import read_rows, write_rows
+    from ...rows.files import read_rows
     from ..contexts.coco import caption_pairs, read_coco_captions
     from .alignment import alignment_rows
 
+    bad = BadAnnotations(args.on_bad_row)
     if Path(args.captions).suffix == ".json":
-        pairs = caption_pairs(read_coco_captions(args.captions), args.all_captions, args.seed)
+        pairs = caption_pairs(read_coco_captions(args.captions, bad), args.all_captions, args.seed)
     else:
         pairs = read_rows(args.captions)
-    print(f"{write_rows(alignment_rows(pairs, args.seed), args.output)} rows -> {args.output}")
-    return 0
+    return _write(alignment_rows(pairs, args.seed, bad), args.output, bad)
 
 
 def _simple(args: argparse.Namespace) -> int:
-    from ...rows.files import write_rows
     from ..contexts.coco import read_coco_captions, read_coco_instances
     from .simple_conversations import simple_conversation_rows
 
-    captions, instances = read_coco_captions(args.captions), read_coco_instances(args.instances)
-    print(f"{write_rows(simple_conversation_rows(captions, instances, args.seed), args.output)} rows -> {args.output}")
+    bad = BadAnnotations(args.on_bad_row)
+    captions, instances = read_coco_captions(args.captions, bad), read_coco_instances(args.instances, bad)
+    return _write(simple_conversation_rows(captions, instances, args.seed), args.output, bad)
+
+
+def _write(rows: Iterator[Row], output: str, bad: BadAnnotations) -> int:
+    from ...rows.files import write_rows
+
+    count = write_rows(rows, output)
+    print(f"{count} rows -> {output}")
+    bad.write(output)
+    if count == 0:
+        raise ValueError(f"{output} is empty: no annotation could be used. Correct the annotations.")
     return 0
 
 

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from ..ids import UniqueIds
+
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 # A difference of box centres below this share of the width is no clear left or right
 CLEAR_SHARE = 0.1
@@ -28,6 +30,7 @@ def simple_conversation_rows(
     Yields:
         Rows of the original's format, `<image>` at the head of the first turn, one to four exchanges.
     """
+    ids = UniqueIds()
     for name, texts in captions.items():
         if not texts:
             continue
@@ -40,7 +43,7 @@ def simple_conversation_rows(
         for position, (question, answer) in enumerate(exchanges):
             turns.append({"from": "human", "value": f"<image>\n{question}" if position == 0 else question})
             turns.append({"from": "gpt", "value": answer})
-        yield {"id": name.rsplit(".", 1)[0], "image": name, "conversations": turns}
+        yield {"id": ids.of_image(name), "image": name, "conversations": turns}
 
 
 def _about_objects(objects: list[dict[str, Any]], draw: random.Random) -> Iterator[tuple[str, str]]:

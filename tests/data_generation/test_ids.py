@@ -34,9 +34,10 @@ def test_an_image_is_called_by_its_path(path: str, id: str) -> None:
 
 def test_no_id_is_given_twice() -> None:
     ids = UniqueIds()
-    paths = ["a.jpg", "a.png", "b/a.jpg", "a.png.jpg", "a.jpg"]
+    paths = ["a.jpg", "a.png", "b/a.jpg", "a.png.jpg"]
     given = [ids.of_image(path) for path in paths]
     assert given[:3] == ["a", "a.png", "b/a"] and len(set(given)) == len(paths)
+    assert [ids.of_image(path) for path in paths] == given, "an image that comes again is the same image"
     assert [ids.take(name) for name in ("x-1", "x", "x", "x", "x-1")] == ["x-1", "x", "x-2", "x-3", "x-1-1"]
 
 

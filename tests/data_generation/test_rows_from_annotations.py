@@ -193,3 +193,51 @@ def test_a_file_is_never_half_written(tmp_path: Path):
         write_rows([{"id": object()}], path)
     assert json.loads(path.read_text()) == [{"id": 1}]
     assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda captions, boxes: captions["annotations"][0].update(image_id=99), "caption 1 is of image 99"),
+        (
+            lambda captions, boxes: captions["annotations"][1].update(caption=" "),
+            "caption 2, of image 1: the caption is",
+        ),
+        (lambda captions, boxes: boxes["annotations"][1].update(bbox=[90, 0, 20, 20]), "leaves the image"),
+        (lambda captions, boxes: boxes["annotations"][1].update(id=1), "box 1 stands twice"),
+    ],
+)
+def test_every_step_reads_coco_alike(edit, reason, coco: tuple[Path, Path], tmp_path: Path, capsys):
+    """`contexts`, `simple` and `alignment` stop at the same annotations, or leave the same ones out."""
+    contents = [json.loads(path.read_text()) for path in coco]
+    contents[0]["annotations"].append({"id": 9, "image_id": 2, "caption": "A cup."})
+    edit(*contents)
+    for path, content in zip(coco, contents, strict=True):
+        path.write_text(json.dumps(content))
+    both = ["--captions", str(coco[0]), "--instances", str(coco[1])]
+    for step in ("contexts", "simple", "alignment") if "caption" in reason else ("contexts", "simple"):
+        output = tmp_path / f"{step}.jsonl"
+        command = ["data", step, *(both[:2] if step == "alignment" else both), "-o", str(output)]
+        assert main(command) == 1 and not output.exists()
+        said = capsys.readouterr().err
+        assert reason in said and "--on_bad_row skip" in said
+        assert main([*command, "--on_bad_row", "skip"]) == 0
+        assert "1 annotation(s) left out" in capsys.readouterr().out
+        (left_out,) = read_rows(output.with_suffix(".left_out.jsonl"))
+        assert reason in left_out["reason"] and len(list(read_rows(output))) == 2
+
+
+def test_images_of_one_file_name_are_not_made_one(coco: tuple[Path, Path]):
+    content = json.loads(coco[0].read_text())
+    content["images"][1]["file_name"] = "1.jpg"
+    content["annotations"][1]["image_id"] = 2
+    coco[0].write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="two images are called '1.jpg'"):
+        read_coco_captions(coco[0])
+
+
+def test_pairs_of_images_in_two_folders_have_two_ids():
+    captions = {"a/1.jpg": ["One."], "b/1.jpg": ["Two."], "b/1.png": ["Three."]}
+    assert [pair["id"] for pair in caption_pairs(captions)] == ["a/1", "b/1", "b/1.png"]
+    assert [row["id"] for row in simple_conversation_rows(captions, {})] == ["a/1", "b/1", "b/1.png"]
+    assert [pair["id"] for pair in caption_pairs(captions, all_captions=True)] == ["a/1-0", "b/1-0", "b/1-0-1"]
