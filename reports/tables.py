@@ -93,7 +93,8 @@ def show(*parts: "RenderableType", file: TextIO | None = None) -> None:
     file = file or sys.stdout
     console = Console(file=file, highlight=False)
     if not console.is_terminal:
-        print(as_text(*parts), file=file)
+        encoding = getattr(file, "encoding", None) or "utf-8"
+        print(as_text(*parts).encode(encoding, "backslashreplace").decode(encoding), file=file)
         return
     for part in parts:
         console.print(part, markup=False)

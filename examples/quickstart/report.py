@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from ..reports.pages import page_template
-from ..train.inspection import visible
+from ..reports.text import visible
 
 PAGE = Path(__file__).with_name("report.html")
 

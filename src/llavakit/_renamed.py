@@ -18,6 +18,7 @@ RENAMED = {
     "train.checkpointing": "checkpoints.safe_writing",
     "train.conversations": "rows.loading",
     "train.images": "rows.images",
+    "train.inspection": "train.inspect",
     "train.initialize": "checkpoints.building",
     "train.rows": "rows.schema",
 }

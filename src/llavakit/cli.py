@@ -35,7 +35,7 @@ VERBS: dict[str, Verb] = {
         "train.launch", "train a stage: every flag of `trl sft` and ours (llavakit sft --help)", takes_all=True
     ),
     "inspect": Verb(
-        "train.inspection_command", "check data before a GPU is rented: counts, lengths, what is in the loss"
+        "train.inspect.command", "check data before a GPU is rented: counts, lengths, what is in the loss"
     ),
     "chat": Verb("inference.command", "ask a checkpoint about an image, in the terminal or in the browser"),
     "data": Verb("data_generation.command", "make training rows from annotated images"),

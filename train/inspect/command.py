@@ -2,6 +2,8 @@
 
 import argparse
 
+from ...rows.loading import ON_BAD_ROW
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="a .json, .jsonl or .parquet file, a folder, or a Hub id")
@@ -12,15 +14,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", default=None, help="also write a page here")
     parser.add_argument("--chat_template", default=None, help="read with this template in place of the checkpoint's")
     parser.add_argument("--split", default="train", help="split of a Hub data set")
+    parser.add_argument(
+        "--on_bad_row",
+        default="error",
+        choices=ON_BAD_ROW,
+        help="as for training: 'skip' also ends with status 0 where some rows cannot be used (default: %(default)s)",
+    )
     parser.add_argument("--num_proc", type=int, default=None, help="processes that share the work")
     parser.add_argument("--trust_remote_code", action="store_true")
     parser.set_defaults(run=_inspect)
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from .inspection import inspect_data
+    from .data import inspect_data
 
-    inspect_data(
+    found = inspect_data(
         args.data,
         args.model,
         image_folder=args.image_folder,
@@ -32,4 +40,5 @@ def _inspect(args: argparse.Namespace) -> int:
         num_proc=args.num_proc,
         trust_remote_code=args.trust_remote_code,
     )
-    return 0
+    usable = found.may_start or (args.on_bad_row == "skip" and found.num_usable > 0 and not found.blockers)
+    return 0 if usable else 1
