@@ -27,7 +27,8 @@ def main(argv: list[str]) -> int:
     )
     for_script = _without(argv, from_command_line)
     launcher = launch_command_parser()
-    launch_command(launcher.parse_args([*from_config, *from_command_line, sft.__file__, *for_script]))
+    # As a module: the script's folder on the import path would have train/inspect stand before Python's own `inspect`
+    launch_command(launcher.parse_args([*from_config, *from_command_line, "--module", sft.__name__, *for_script]))
     return 0
 
 
