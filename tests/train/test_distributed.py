@@ -21,7 +21,16 @@ def test_text_only_batches_in_two_processes(tiny_llava: str, rows_file: Path, tm
         rows[number]["conversations"][0]["value"] = "say it again"
     rows_file.write_text(json.dumps(rows))
     # accelerate's launcher starts several processes only where there are several devices; torch's does anywhere
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", sft.__name__]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        sft.__name__,
+    ]
     command += ["--ddp_backend", "gloo", "--model_name_or_path", tiny_llava, "--dataset_name"]
     command += [str(rows_file), "--stage", stage, "--output_dir", str(tmp_path / "out"), "--num_train_epochs", "2"]
     command += ["--per_device_train_batch_size", "1", "--learning_rate", "1e-3", "--save_strategy", "steps"]
