@@ -8,6 +8,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from .checkpoint_files import stale_files
+
 STAGING_PREFIX = ".saving-"
 # A full disk surfaces as any of these: Python's own writes, torch.save, and safetensors
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
@@ -59,13 +61,31 @@ def replace_folder(staging: Path, final: Path) -> None:
 
 
 def replace_files(staging: Path, final: Path) -> None:
-    """Move each file of a folder into another, renaming over older ones; other files there stay.
+    """Put a checkpoint in the place of another: its files are moved over older ones, and what it lacks goes away.
 
-    Weight shards come first and the index that names them last, so that a reader finds an index only with its shards.
+    Files that no checkpoint consists of stay (see `stale_files`). The old ones that are to go leave first, so that whoever
+    reads meanwhile finds too few files and never two checkpoints mixed; weight shards come next, and the index that names
+    them last. Should a move fail, the old ones come back.
     """
     final.mkdir(parents=True, exist_ok=True)
     files = sorted(file for file in staging.rglob("*") if file.is_file())
-    for file in sorted(files, key=lambda file: file.name.endswith("index.json")):
-        target = final / file.relative_to(staging)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, target)
+    aside = staging.with_name(f"{STAGING_PREFIX}old-{staging.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    moved: list[Path] = []
+    try:
+        for stale in stale_files(final, staging):
+            _move(final / stale, aside / stale)
+            moved.append(stale)
+        for file in sorted(files, key=lambda file: file.name.endswith("index.json")):
+            _move(file, final / file.relative_to(staging))
+    except OSError:
+        for stale in moved:
+            _move(aside / stale, final / stale)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move(file: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(file, target)
