@@ -1,7 +1,7 @@
 """How likely a model finds each of some given answers: multiple choice and yes/no without generating anything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,11 @@ class EncodedChoices:
 
 
 def encode_choices(
-    processor: Any, messages: Sequence[dict[str, Any]], prompt: Prompt, choices: Sequence[str]
+    processor: Any,
+    messages: Sequence[dict[str, Any]],
+    prompt: Prompt,
+    choices: Sequence[str],
+    image_sizes: Sequence[tuple[int, int]],
 ) -> EncodedChoices:
     """Token ids of each choice, given as the assistant's turn and left open: what closes it does not count.
 
@@ -32,7 +36,9 @@ def encode_choices(
     encoded = []
     for choice in choices:
         turn = {"role": "assistant", "content": choice}
-        ids = processor.encode_conversation([*messages, turn], continue_final_message=True).input_ids
+        ids = processor.encode_conversation(
+            [*messages, turn], continue_final_message=True, image_sizes=image_sizes
+        ).input_ids
         if ids[: len(prompt.ids)] != prompt.ids or len(ids) == len(prompt.ids):
             raise ValueError(
                 f"choice {choice!r} cannot be scored: with it the chat template renders another prompt than without "
@@ -71,7 +77,7 @@ class ChoiceScorer:
             for ids in choices.ids:
                 read = places.setdefault(tuple(ids[:-1]), len(reads))
                 if read == len(reads):
-                    reads.append(Prompt([*prompt.ids, *ids[:-1]], prompt.images))
+                    reads.append(replace(prompt, ids=[*prompt.ids, *ids[:-1]]))
                 asked[-1].append((read, ids))
         most = max(choices.num_tokens for _, choices in rows)
         log_probabilities: dict[int, torch.Tensor] = {}

@@ -18,6 +18,14 @@ _WINDOW = 4  # so many batches of questions are looked at together, and their im
 
 
 @dataclass(frozen=True)
+class _SeenImage:
+    """An image as it has been opened and processed once, for all questions about it."""
+
+    size: tuple[int, int]  # width and height
+    pixels: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
 class _Task:
     """A question that can be asked."""
 
@@ -72,10 +80,10 @@ class LocalEngine:
         questions = iter(questions)
         while window := list(itertools.islice(questions, _WINDOW * self.batch_size)):
             groups: dict[tuple[Hashable, ...], list[_Task]] = {}
-            pixels: dict[Hashable, torch.Tensor] = {}
+            seen: dict[Hashable, _SeenImage] = {}
             for question in window:
                 try:
-                    task = self._task(question, pixels)
+                    task = self._task(question, seen)
                 except ValueError as error:
                     yield Answer(question.id, None, error=str(error))
                     continue
@@ -85,23 +93,25 @@ class LocalEngine:
             for group in [*(group for group in groups.values() if len(group) > 1 or group[0].branches), alone]:
                 yield from self._answer_group(group)
 
-    def _task(self, question: Question, pixels: dict[Hashable, torch.Tensor]) -> _Task:
+    def _task(self, question: Question, seen: dict[Hashable, _SeenImage]) -> _Task:
         """Encode a question, and its images where they have not been seen."""
         for source in question.images:
-            if (identity := _identity(source)) not in pixels:
+            if (identity := _identity(source)) not in seen:
                 image = open_image(source, f"question {question.id!r}")
-                pixels[identity] = self.processor.process_images([image])
+                seen[identity] = _SeenImage(image.size, self.processor.process_images([image]))
+        images = [seen[_identity(source)] for source in question.images]
+        sizes = [image.size for image in images]
         messages = question.conversation()
-        encoded = self.processor.encode_conversation(messages, add_generation_prompt=True)
-        if encoded.num_images != len(question.images):
+        encoded = self.processor.encode_conversation(messages, add_generation_prompt=True, image_sizes=sizes)
+        if encoded.num_images != len(images):
             raise ValueError(
-                f"question {question.id!r} has {encoded.num_images} place(s) for an image and {len(question.images)} "
+                f"question {question.id!r} has {encoded.num_images} place(s) for an image and {len(images)} "
                 "image(s): give one for each place."
             )
-        prompt = Prompt(encoded.input_ids, [pixels[_identity(source)] for source in question.images])
+        prompt = Prompt(encoded.input_ids, [image.pixels for image in images], encoded.tokens_of_image)
         choices = None
         if question.choices is not None:
-            choices = encode_choices(self.processor, messages, prompt, question.choices)
+            choices = encode_choices(self.processor, messages, prompt, question.choices, sizes)
         task = _Task(question, prompt, choices)
         check_fits(self.model, len(prompt.ids), task.longest)
         return task

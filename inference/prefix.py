@@ -8,6 +8,7 @@ Shapes in this file: B prompts in a batch, P tokens that they share, S tokens of
 """
 
 import copy
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +24,14 @@ class Prompt:
 
     Attributes:
         ids: Token ids, images expanded to their run of image tokens.
-        images: Pixels of each image in order, `(1, C, H, W)`. Two prompts show the same image if they hold the same
-            tensor.
+        images: What the processor makes of each image in order, by itself. Two prompts show the same image if they
+            hold the same object.
+        tokens_of_image: How many of the ids each image takes.
     """
 
     ids: list[int]
-    images: list[torch.Tensor]
+    images: list[dict[str, torch.Tensor]]
+    tokens_of_image: list[int]
 
 
 @dataclass
@@ -37,12 +40,12 @@ class Prefix:
 
     Attributes:
         ids: The tokens.
-        images: Pixels of the images among them.
+        images: The images among them, as in a `Prompt`.
         cache: Keys and values of the tokens, of one sequence.
     """
 
     ids: list[int] = field(default_factory=list)
-    images: list[torch.Tensor] = field(default_factory=list)
+    images: list[dict[str, torch.Tensor]] = field(default_factory=list)
     cache: DynamicCache = field(default_factory=DynamicCache)
 
     def cut(self, num_tokens: int, num_images: int) -> None:
@@ -72,34 +75,33 @@ class PromptReader:
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
         self.image_token_id = processor.image_token_id
-        self.num_image_tokens = processor.num_image_tokens
         self.can_share = keeps_all_tokens(model)
         sliding = [layer for layer in _cache_layers(model) if isinstance(layer, DynamicSlidingWindowLayer)]
         self._window = min((layer.sliding_window for layer in sliding), default=None)
 
-    def shared(self, prompts: Sequence[Prompt | Prefix], most: int) -> tuple[int, int]:
-        """How many tokens all prompts begin with, at most `most`, and how many images are among them.
+    def shared(self, first: Prompt, others: Sequence[Prompt | Prefix], most: int) -> tuple[int, int]:
+        """How many tokens a prompt and all others begin with, at most `most`, and how many images are among them.
 
         All image tokens look alike, so images are compared too; and an image is shared whole or not at all.
         """
         if not self.can_share:
             return 0, 0
-        first, *others = prompts
         tokens, images = most, len(first.images)
         for other in others:
             tokens = min(tokens, _common_length(first.ids, other.ids, lambda one, two: one == two))
             images = min(images, _common_length(first.images, other.images, lambda one, two: one is two))
         places = [place for place, token in enumerate(first.ids[:tokens]) if token == self.image_token_id]
-        images = min(images, len(places) // self.num_image_tokens)
-        if len(places) > images * self.num_image_tokens:
-            tokens = places[images * self.num_image_tokens]
-        return tokens, images
+        ends = list(itertools.accumulate(first.tokens_of_image[:images]))  # in image tokens
+        images = sum(end <= len(places) for end in ends)
+        whole = ends[images - 1] if images else 0
+        return places[whole] if len(places) > whole else tokens, images
 
     def shared_prefix(self, prompts: Sequence[Prompt]) -> Prefix:
         """Have the model read what all prompts begin with, once. Each keeps a token to be read by itself."""
         prefix = Prefix()
         if len(prompts) > 1:
-            tokens, images = self.shared(prompts, min(len(prompt.ids) for prompt in prompts) - 1)
+            shortest = min(len(prompt.ids) for prompt in prompts)
+            tokens, images = self.shared(prompts[0], prompts[1:], shortest - 1)
             if tokens > 0:
                 prefix.ids, prefix.images = prompts[0].ids[:tokens], prompts[0].images[:images]
                 self._read(prefix)
@@ -109,9 +111,13 @@ class PromptReader:
         inputs = {"input_ids": torch.tensor([prefix.ids], device=self.model.device)}
         self.model(**inputs, **self.pixels(prefix.images), past_key_values=prefix.cache, logits_to_keep=1)
 
-    def pixels(self, images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`pixel_values`, `(N, C, H, W)`, on the model's device; empty where there are no images."""
-        return {"pixel_values": torch.cat(list(images)).to(self.model.device, self.model.dtype)} if images else {}
+    def pixels(self, images: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """What goes into the model for images: `pixel_values`, a row a view; empty where there are no images."""
+        inputs = {name: torch.cat([image[name] for image in images]) for name in (images[0] if images else ())}
+        return {
+            name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
 
     def batches(self, prompts: Sequence[Prompt], size: int, max_new_tokens: int = 0) -> Iterator[list[int]]:
         """Put prompts of like length together, at most `size` of them: the positions of those of a batch."""
@@ -134,7 +140,7 @@ class PromptReader:
         the last token of each.
 
         Returns:
-            `input_ids` and `attention_mask` of shape `(B, P + S)`, `pixel_values` of the images after the prefix, and
+            `input_ids` and `attention_mask` of shape `(B, P + S)`, `pixels` of the images after the prefix, and
             `past_key_values`, which is None for a model whose cache is its own affair (see `keeps_all_tokens`).
         """
         start = len(prefix.ids)

@@ -40,7 +40,7 @@ class ChatSession:
         self.images: list[Image.Image] = []
         self.num_prompt_tokens = self.num_cached_tokens = 0
         self.finish_reason: FinishReason | None = None
-        self._pixels: list[torch.Tensor] = []
+        self._pixels: list[dict[str, torch.Tensor]] = []
         self._turns: list[dict[str, str]] = []
         self._reader = PromptReader(model, processor)
         self._end = AnswerEnd(model, processor)
@@ -87,9 +87,11 @@ class ChatSession:
         """
         settings = Sampling(**sampling)
         self.stop()
-        encoded = self.processor.encode_conversation(self._messages(text), add_generation_prompt=True)
+        encoded = self.processor.encode_conversation(
+            self._messages(text), add_generation_prompt=True, image_sizes=[image.size for image in self.images]
+        )
         check_fits(self.model, len(encoded), settings.max_new_tokens)
-        pieces = self._answer(text, Prompt(encoded.input_ids, self._pixels), settings)
+        pieces = self._answer(text, Prompt(encoded.input_ids, self._pixels, encoded.tokens_of_image), settings)
         if not stream:
             return "".join(pieces)
         self._open_stream = pieces
@@ -149,7 +151,7 @@ class ChatSession:
     def _inputs(self, prompt: Prompt) -> Mapping[str, Any]:
         """What the model needs to go on from the part of the prompt that it has read."""
         read, self._read = self._read, Prefix()  # given back when it is known how far generation went
-        shared = self._reader.shared([prompt, read], most=len(prompt.ids) - 1)
+        shared = self._reader.shared(prompt, [read], most=len(prompt.ids) - 1)
         read.cut(*shared)
         self.num_prompt_tokens, self.num_cached_tokens = len(prompt.ids), shared[0]
         return self._reader.batch([prompt], read)

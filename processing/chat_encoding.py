@@ -17,6 +17,7 @@ rendering. They are encoded as the text they are.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -35,13 +36,18 @@ class Encoded:
     Attributes:
         input_ids (`list[int]`): Shape `(length,)`, images expanded to their run of image tokens.
         assistant_mask (`list[int]`): Shape `(length,)`, 1 where a token is learnt (answers and what ends them).
-        num_images (`int`): How many images of the conversation, in order, the ids hold. Fewer than the conversation
-            has when whole turns were dropped to fit a maximum length.
+        tokens_of_image (`list[int]`): How many image tokens each image of the conversation takes, in order. Fewer
+            images than the conversation has when whole turns were dropped to fit a maximum length.
     """
 
     input_ids: list[int]
     assistant_mask: list[int]
-    num_images: int
+    tokens_of_image: list[int]
+
+    @property
+    def num_images(self) -> int:
+        """How many images of the conversation, in order, the ids hold."""
+        return len(self.tokens_of_image)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -134,24 +140,41 @@ class ChatEncoder:
         """How often the image token stands in a text without marks."""
         return sum(self._controls[match[3]].id == self._image_id for match in self._unmarked.finditer(text))
 
-    def encode_text(self, text: str, num_image_tokens: int) -> list[int]:
-        """Encode a text in which every control string is meant, as when a serving program rendered it before."""
-        return self._encode([(text, False)], self._unmarked, num_image_tokens).input_ids
+    def encode_text(self, text: str) -> list[int]:
+        """Encode a text in which every control string is meant, as when a serving program rendered it before.
 
-    def encode_rendered(self, rendered: str, spans: Sequence[tuple[int, int]], num_image_tokens: int) -> Encoded:
+        An image stands in it as the run of image tokens that it takes.
+        """
+        return self._encode([(text, False)], self._unmarked, repeat(1))[0]
+
+    def encode_rendered(
+        self, rendered: str, spans: Sequence[tuple[int, int]], tokens_of_image: Sequence[int]
+    ) -> Encoded:
         """Encode a chat rendered from marked messages.
 
         Args:
             rendered (`str`): The rendered chat.
             spans (`list[tuple[int, int]]`): Where its generation blocks start and end, in characters.
-            num_image_tokens (`int`): How many tokens one image takes.
+            tokens_of_image (`list[int]`): How many tokens each image of the conversation takes.
+
+        Raises:
+            ValueError: If the rendering has more or fewer image tokens than the conversation has images.
         """
-        return self._encode(_segments(rendered, spans), self._marked, num_image_tokens)
+        runs = chain(tokens_of_image, repeat(0))
+        input_ids, mask, num_images = self._encode(_segments(rendered, spans), self._marked, runs)
+        if num_images != len(tokens_of_image):
+            raise ValueError(
+                f"The conversation has {len(tokens_of_image)} image blocks, and its rendering {num_images} image "
+                "tokens: the chat template drops or repeats images. Put images into user messages, or use a shipped "
+                "template."
+            )
+        return Encoded(input_ids, mask, list(tokens_of_image))
 
     def _encode(
-        self, segments: Sequence[tuple[str, bool]], controls: re.Pattern[str], num_image_tokens: int
-    ) -> Encoded:
-        pieces, num_images = self._cut(segments, controls, num_image_tokens)
+        self, segments: Sequence[tuple[str, bool]], controls: re.Pattern[str], runs: Iterator[int]
+    ) -> tuple[list[int], list[int], int]:
+        """Token ids, the mask of what is learnt, and the number of images; `runs` are their lengths in tokens."""
+        pieces, num_images = self._cut(segments, controls, runs)
         encoded = {
             prefix: self._backends[prefix].encode_batch_fast(texts, add_special_tokens=False)
             for prefix, texts in pieces.texts.items()
@@ -163,10 +186,10 @@ class ChatEncoder:
             ids = piece if isinstance(piece, list) else encoded[piece[0]][piece[1]].ids
             input_ids += ids
             mask += [int(learnt)] * len(ids)
-        return Encoded(input_ids, mask, num_images)
+        return input_ids, mask, num_images
 
     def _cut(
-        self, segments: Sequence[tuple[str, bool]], controls: re.Pattern[str], num_image_tokens: int
+        self, segments: Sequence[tuple[str, bool]], controls: re.Pattern[str], runs: Iterator[int]
     ) -> tuple[_Pieces, int]:
         pieces = _Pieces()
         num_images = 0
@@ -190,7 +213,7 @@ class ChatEncoder:
                 if text:
                     pieces.add_text(text, prefix, learnt)
                 if token.id == self._image_id:
-                    pieces.add_ids([token.id] * num_image_tokens, False)
+                    pieces.add_ids([token.id] * next(runs), False)
                     num_images += 1
                     prefix = Prefix.START
                 else:

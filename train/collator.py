@@ -60,13 +60,16 @@ class LlavaCollator:
 
         Returns:
             `input_ids`, `attention_mask`, `labels` of shape (rows, length), padded on the right, and, when the batch
-            has an image, `pixel_values` of shape (images, 3, height, width), in the order of the rows.
+            has an image, what the processor makes of its images, in the order of the rows: `pixel_values` of shape
+            (views, 3, height, width), and what else the layout of images has go with them.
 
         Raises:
             BadRow: A row without a supervised token, longer than `max_length` in its first exchange, malformed, or
                 with an image that cannot be read, and `on_bad_row` is "error"; or no row of the batch can be used.
         """
-        input_ids, labels, images = [], [], []
+        input_ids: list[torch.Tensor] = []
+        labels: list[torch.Tensor] = []
+        images: list[Any] = []
         for example in examples:
             try:
                 row = normalize_row(example)
@@ -89,7 +92,7 @@ class LlavaCollator:
             "labels": self._pad(labels, IGNORE_INDEX),
         }
         if images:
-            batch["pixel_values"] = self.processor.process_images(images)
+            batch |= self.processor.process_images(images)
         return batch
 
     def encode(self, row: Row, name: str | None = None) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -109,8 +112,10 @@ class LlavaCollator:
         """
         name = name or row_name(row)
         try:
+            # A layout of one view an image takes the same number of tokens whatever the size
+            sizes = [open_image(image, name).size for image in row["images"]] if self._asks_for_sizes else None
             encoded = self.processor.encode_conversation(
-                row["messages"], max_length=self.max_length, chat_template=self.chat_template
+                row["messages"], max_length=self.max_length, chat_template=self.chat_template, image_sizes=sizes
             )
         except RowTooLong as error:
             raise BadRow(f"{name}: {error}", kind="too long") from error
@@ -125,6 +130,10 @@ class LlavaCollator:
                 kind="nothing supervised",
             )
         return ids, ids.masked_fill(~supervised, IGNORE_INDEX), encoded.num_images
+
+    @property
+    def _asks_for_sizes(self) -> bool:
+        return not self.processor.layout.single_view
 
     def _pad(self, sequences: list[torch.Tensor], value: int) -> torch.Tensor:
         padded = pad_sequence(sequences, batch_first=True, padding_value=value)

@@ -110,7 +110,7 @@ def log_likelihood(model: Any, processor: Any, question: Question, choice: str) 
     ids = torch.tensor([prompt + learnt[: len(learnt) - stop]])
     images = [Image.open(path) for path in question.images]
     with torch.no_grad():
-        logits = model(input_ids=ids, pixel_values=processor.process_images(images)).logits[0]
+        logits = model(input_ids=ids, **processor.process_images(images)).logits[0]
     log_probabilities = logits.log_softmax(-1)
     return sum(log_probabilities[place - 1, ids[0, place]].item() for place in range(len(prompt), ids.shape[1]))
 

@@ -122,12 +122,12 @@ def test_crop_takes_the_centre(tokenizer: Any, kind: Any, size: tuple[int, int])
 def test_kinds_of_images(processor: LlavaProcessor, picture: Image.Image, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     picture.save(path)
-    expected = processor.process_images([picture])
+    expected = processor.process_images([picture])["pixel_values"]
     kinds = [path, str(path), path.read_bytes(), {"bytes": path.read_bytes(), "path": None}, {"path": str(path)}]
     for image in [*kinds, np.asarray(picture)]:
-        torch.testing.assert_close(processor.process_images([image]), expected, rtol=0, atol=0)
+        torch.testing.assert_close(processor.process_images([image])["pixel_values"], expected, rtol=0, atol=0)
     for mode in ("L", "RGBA", "P", "CMYK", "1", "LA"):
-        assert processor.process_images([picture.convert(mode)]).shape == expected.shape
+        assert processor.process_images([picture.convert(mode)])["pixel_values"].shape == expected.shape
 
 
 def test_images_are_not_turned_by_their_exif_tag(
@@ -137,8 +137,8 @@ def test_images_are_not_turned_by_their_exif_tag(
     exif = Image.Exif()
     exif[274] = 6
     picture.save(tmp_path / "turned.png", exif=exif)
-    result = processor.process_images([tmp_path / "turned.png"])
-    torch.testing.assert_close(result, processor.process_images([picture]), rtol=0, atol=0)
+    result = processor.process_images([tmp_path / "turned.png"])["pixel_values"]
+    torch.testing.assert_close(result, processor.process_images([picture])["pixel_values"], rtol=0, atol=0)
 
 
 def test_unreadable_images(processor: LlavaProcessor, tmp_path: Path) -> None:
@@ -463,7 +463,7 @@ def test_bad_arguments(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="chat_template='vicuna'.*Known names: llava_v0, vicuna_v1"):
         LlavaProcessor(image_processor, tokenizer, 14, chat_template="vicuna")
     with pytest.raises(ValueError, match="image_aspect_ratio='square'"):
-        LlavaProcessor(image_processor, tokenizer, 14, image_aspect_ratio="square")  # type: ignore[arg-type]
+        LlavaProcessor(image_processor, tokenizer, 14, image_aspect_ratio="square")
     with pytest.raises(ValueError, match="vision_feature_select_strategy='cls'"):
         LlavaProcessor(image_processor, tokenizer, 14, "cls")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no chat template"):

@@ -70,7 +70,7 @@ def shown_row(index: int, raw: Any, collator: LlavaCollator, image_folder: str |
 def as_seen(image: Image.Image, processor: LlavaProcessor) -> str:
     """An image as the vision encoder gets it, cropped or padded, resized, its normalisation undone: a data URI."""
     settings = processor.image_processor
-    pixels = processor.process_images([image])[0].float()  # (3, height, width)
+    pixels = processor.process_images([image])["pixel_values"][0].float()  # (3, height, width)
     if settings.do_normalize:
         mean, deviation = (torch.tensor(value).view(-1, 1, 1) for value in (settings.image_mean, settings.image_std))
         pixels = pixels * deviation + mean

@@ -1,0 +1,265 @@
+"""Conversations in, token ids and tensors out: the half of the processor that `apply_chat_template` drives."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from .call_options import CALL_OPTIONS
+from .chat_encoding import ChatEncoder, Encoded, RowTooLong
+from .chat_messages import flatten, normalize, shortened, texts_as_strings
+from .chat_templates import has_generation_blocks, reads_blocks, reads_strings, render, template_text
+from .padding import length_limit, pad
+
+
+class ConversationProcessor(ProcessorMixin):
+    """Renders, encodes and batches conversations. All that drives a processor with chats reaches ids by one path,
+    `encode_conversation`.
+    """
+
+    image_token: str
+
+    @property
+    @abstractmethod
+    def _encoder(self) -> ChatEncoder:
+        """The encoder of the tokenizer."""
+
+    @abstractmethod
+    def _tokens_of_images(
+        self, images: Sequence[Any], image_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[int]:
+        """How many tokens each image of a conversation takes."""
+
+    @abstractmethod
+    def _apply_layout(self, images: list[Any], **options: Any) -> dict[str, Any]:
+        """Images as the model takes them."""
+
+    @property
+    def stop_string(self) -> str:
+        """What closes an answer in the template's rendering: the eos token, "###", a line break, ..."""
+        answer = "An answer."
+        messages, _ = normalize([{"role": "user", "content": "Q"}, {"role": "assistant", "content": answer}])
+        text, spans = self._render(messages, self._template(None))
+        end = spans[-1][1] if spans else len(text)
+        tail = text[text.rindex(answer) + len(answer) : end]
+        if not spans:
+            # Without generation blocks the text after an answer may be more than its stop; a control token ends it.
+            controls = [token for token in self.tokenizer.all_special_tokens if token in tail]
+            tail = min(controls, key=tail.index, default=tail)
+        return tail.strip() or tail
+
+    def encode_conversation(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = False,
+        max_length: int | None = None,
+        *,
+        chat_template: str | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        **options: Any,
+    ) -> Encoded:
+        """Token ids of a conversation, and which of them are learnt.
+
+        Images need not be loaded: an image block counts, with or without an image in it. Where the layout asks for
+        sizes, the blocks carry their images or `image_sizes` are given.
+
+        Args:
+            messages (`list[dict]`): Messages with `role` and `content`: a string, or a list of blocks
+                `{"type": "image"}` and `{"type": "text", "text": ...}`. Strings and text blocks are text, whatever they
+                contain.
+            add_generation_prompt (`bool`): Whether to end with the header of an answer.
+            max_length (`int`, *optional*): The most tokens to return. Whole exchanges are dropped from the end until
+                the rest fits; a prompt is never cut.
+            chat_template (`str`, *optional*): In place of the processor's own.
+            image_sizes (`list[tuple[int, int]]`, *optional*): Width and height, upright, of each image.
+            options: `continue_final_message`, `tools`, `documents`, and variables for the template.
+
+        Returns:
+            `Encoded`: `input_ids`, `assistant_mask`, `tokens_of_image`.
+
+        Raises:
+            RowTooLong: If not even the first exchange fits.
+            ValueError: If the template has no generation blocks, so that it is not known what is learnt; or it
+                refuses the conversation.
+        """
+        template = self._template(chat_template)
+        if not add_generation_prompt and not options.get("continue_final_message"):
+            _require_generation_blocks(template)
+        normalized, images = normalize(messages)
+        tokens_of_image = self._tokens_of_images(images, image_sizes)
+        return self._encode(
+            normalized, tokens_of_image, template, max_length, add_generation_prompt=add_generation_prompt, **options
+        )
+
+    def _encode(
+        self,
+        messages: list[dict[str, Any]],
+        tokens_of_image: list[int],
+        template: str,
+        max_length: int | None = None,
+        **options: Any,
+    ) -> Encoded:
+        """The one path from normalized messages to ids."""
+        encoded = self._encode_whole(messages, tokens_of_image, template, **options)
+        if max_length is None or len(encoded) <= max_length:
+            return encoded
+        length = shortest = len(encoded)
+        if options.get("add_generation_prompt") or options.get("continue_final_message"):
+            raise RowTooLong(length, shortest, max_length, "The prompt")
+        for shorter in shortened(messages):
+            num_images = sum(block["type"] == "image" for message in shorter for block in message["content"])
+            encoded = self._encode_whole(shorter, tokens_of_image[:num_images], template, **options)
+            shortest = len(encoded)
+            if shortest <= max_length:
+                return encoded
+        raise RowTooLong(length, shortest, max_length, "The first exchange")
+
+    def _encode_whole(
+        self, messages: list[dict[str, Any]], tokens_of_image: list[int], template: str, **options: Any
+    ) -> Encoded:
+        text, spans = self._render(messages, template, **options)
+        return self._encoder.encode_rendered(text, spans, tokens_of_image)
+
+    def _render(
+        self,
+        messages: list[dict[str, Any]],
+        template: str,
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        tools: list[Any] | None = None,
+        documents: list[dict[str, str]] | None = None,
+        **variables: Any,
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """Rendered text with the users' control strings marked, and its generation spans."""
+        encoder, special_tokens = self._encoder, self.tokenizer.special_tokens_map
+        marked = [
+            {key: value if key == "role" else encoder.mark(value) for key, value in message.items()}
+            for message in messages
+        ]
+        probe = (template, self.image_token, tuple(special_tokens.items()))
+        if not reads_blocks(*probe):
+            marked = flatten(marked, self.image_token)
+        elif reads_strings(*probe):
+            marked = texts_as_strings(marked)
+        return render(
+            template,
+            marked,
+            {**special_tokens, "image_token": self.image_token, **encoder.mark(variables)},
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=encoder.mark(tools),
+            documents=encoder.mark(documents),
+        )
+
+    def _template(self, chat_template: str | None) -> str:
+        own = self.chat_template
+        if isinstance(own, dict):
+            if chat_template is None and "default" not in own:
+                raise ValueError(f"There are several chat templates; name one with chat_template: {list(own)}")
+            template = own.get(chat_template or "default", chat_template)
+        else:
+            template = chat_template or own
+        if template is None:
+            raise ValueError(
+                "There is no chat template: the tokenizer has none of its own. Give the processor a shipped one, for "
+                "example chat_template='vicuna_v1'."
+            )
+        return template_text(template)
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        tools: list[Any] | None = None,
+        documents: list[dict[str, str]] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        return_assistant_tokens_mask: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = None,
+        return_dict: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Render one conversation or a batch, and with `tokenize=True` encode it and prepare its images.
+
+        As `ProcessorMixin.apply_chat_template`, with these differences: nothing is added to what the template writes
+        (a missing bos token stays missing, in training and in use alike); truncation drops whole exchanges from the
+        end; and text typed in a message is always text (what transformers calls `sanitize_control_tokens`).
+
+        Returns:
+            `str` or `list[str]` without `tokenize`; `BatchFeature` with `return_dict`: `input_ids` and
+            `attention_mask` of shape `(batch, length)`, `pixel_values` of shape `(images, channels, height, width)` if
+            there are images, `assistant_masks` of shape `(batch, length)` if asked for; else the `input_ids`.
+
+        Raises:
+            RowTooLong: If not even the first exchange of a conversation fits `max_length`.
+            ValueError: If a sample has image blocks without an image, or the mask is asked for and a sample has
+                nothing to learn, or the template does not say what is learnt.
+        """
+        template = self._template(chat_template)
+        call = {key: kwargs.pop(key) for key in CALL_OPTIONS if key in kwargs} | (processor_kwargs or {})
+        kwargs.pop("sanitize_control_tokens", None)
+        kwargs.pop("load_audio_from_video", None)
+        options = {
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            "tools": tools,
+            "documents": documents,
+            **kwargs,
+        }
+        conversation = getattr(conversation, "messages", conversation)  # a Chat of transformers' pipelines
+        batched = len(conversation) > 0 and (
+            isinstance(conversation[0], (list, tuple)) or hasattr(conversation[0], "messages")
+        )
+        samples = [normalize(sample) for sample in (conversation if batched else [conversation])]
+        if not tokenize:
+            texts = [self._encoder.unmark(self._render(messages, template, **options)[0]) for messages, _ in samples]
+            return texts if batched else texts[0]
+
+        if return_assistant_tokens_mask:
+            _require_generation_blocks(template)
+        given, return_tensors = call.pop("images", None), call.pop("return_tensors", return_tensors)
+        if given is not None:
+            # As transformers allows: images apart from the messages, for blocks that carry none.
+            samples = [
+                (messages, list(images))
+                for (messages, _), images in zip(samples, given if batched else [given], strict=True)
+            ]
+        tensors = None if return_tensors == "auto" else return_tensors
+        call = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **call)
+        text_options = call["text_kwargs"]
+        with_types = text_options.pop("return_mm_token_type_ids", False)
+        limit = length_limit(text_options, self.tokenizer)
+        rows, images = [], []
+        for index, (messages, sample_images) in enumerate(samples):
+            encoded = self._encode(messages, self._tokens_of_images(sample_images), template, limit, **options)
+            loaded = [image for image in sample_images if image is not None][: encoded.num_images]
+            if len(loaded) != encoded.num_images:
+                raise ValueError(
+                    f"Sample {index} has {encoded.num_images} image blocks and {len(loaded)} images: give each block "
+                    'its image, {"type": "image", "image": ...}.'
+                )
+            if return_assistant_tokens_mask and not any(encoded.assistant_mask):
+                raise ValueError(f"Sample {index} has nothing to learn: it holds no assistant message.")
+            rows.append(encoded)
+            images += loaded
+        outputs = pad(rows, self.tokenizer, text_options, with_mask=return_assistant_tokens_mask)
+        if with_types:
+            outputs["mm_token_type_ids"] = self.create_mm_token_type_ids(outputs["input_ids"])
+        outputs |= self._apply_layout(images, **{**call["images_kwargs"], "return_tensors": tensors})
+        outputs.pop("tokens_of_image", None)
+        features = BatchFeature(outputs, tensor_type=tensors)
+        return features if return_dict else features["input_ids"]
+
+
+def _require_generation_blocks(template: str) -> None:
+    if not has_generation_blocks(template):
+        raise ValueError(
+            "The chat template does not say what is learnt: it has no {% generation %} block around the answer. Put "
+            "one around the assistant's content and what ends it, or use a shipped template, for example "
+            "chat_template='chatml'."
+        )
