@@ -53,19 +53,28 @@ def contexts_from_caption_file(
 
 def _rows(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each row with a name for it."""
-    if path.suffix != ".csv":
-        if path.suffix not in SUFFIXES:
-            raise ValueError(f"{str(path)!r} ends in {path.suffix!r}; it must end in one of {('.csv', *SUFFIXES)}.")
+    for number, (name, row) in enumerate(table_rows(path)):
+        if number == 0:
+            _check_columns(row, columns, path)
+        yield name, row
+
+
+def table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each row of a table with a name for it; cells as they are written there.
+
+    Raises:
+        ValueError: An unknown suffix, or a file of another form.
+    """
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            for row in table:
+                yield f"{path}, line {table.line_num}", row
+    elif path.suffix in SUFFIXES:
         for number, row in enumerate(read_rows(path), start=1):
-            if number == 1:
-                _check_columns(row, columns, path)
             yield f"{path}, row {number}", row
-        return
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        _check_columns(table.fieldnames or (), columns, path)
-        for row in table:
-            yield f"{path}, line {table.line_num}", row
+    else:
+        raise ValueError(f"{str(path)!r} ends in {path.suffix!r}; it must end in one of {('.csv', *SUFFIXES)}.")
 
 
 def _check_columns(found: Any, columns: tuple[str, str], path: Path) -> None:

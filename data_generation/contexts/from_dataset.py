@@ -4,13 +4,15 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from ..ids import UniqueIds, image_id
 from .bad_annotations import BadAnnotation, BadAnnotations
+from .from_caption_file import table_rows
 from .schema import Context, box_from_pixels, check_box, check_caption, check_category, corners_of, finished
 
-BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 BOX_FORMATS = ("xywh", "xyxy", "shares")
 
 
@@ -21,7 +23,8 @@ class Columns:
     Attributes:
         captions: A caption, or a list of captions.
         image: A path, or an image of `datasets`.
-        id: Default: the image's path without its suffix, else the row's number.
+        id: Default, and that of a column of images: the image's path below the folder without its suffix, else the row's
+            number.
         objects: `{"bbox": [...], "category": [...]}` or a list of `{"bbox", "category"}`; a category is a name or a
             class label.
         box_format: "xywh" (pixels, as COCO has them), "xyxy" (corners in pixels) or "shares" (corners in 0 to 1).
@@ -44,12 +47,29 @@ def open_dataset(name_or_path: str, split: str = "train") -> Any:
 
     path = Path(name_or_path)
     if path.is_file():
-        if path.suffix not in BUILDERS:
-            raise ValueError(f"{name_or_path!r} ends in {path.suffix!r}; it must end in one of {tuple(BUILDERS)}.")
-        return datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", streaming=True)
+        match path.suffix:
+            case ".parquet":  # which may say that a column holds images or class labels
+                return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+            case ".csv" | ".json" | ".jsonl":
+                # As they are written: by `datasets` the caption "None" is none, the id 007 is 7, and what looks like a
+                # time becomes one
+                return _Rows(path)
+            case other:
+                raise ValueError(f"{name_or_path!r} ends in {other!r}; it must end in one of {SUFFIXES}.")
     if (path / "state.json").is_file():
         return datasets.load_from_disk(name_or_path)
     return datasets.load_dataset(name_or_path, split=split, streaming=True)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A file of rows, in the form of a data set that does not know its columns."""
+
+    path: Path
+    features: None = None
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (row for _, row in table_rows(self.path))
 
 
 def contexts_from_dataset(
@@ -78,8 +98,8 @@ def contexts_from_dataset(
     labels = _labels(features.get(columns.objects)) if columns.objects else []
     if columns.image and isinstance(features[columns.image], datasets.Image):
         dataset = dataset.cast_column(columns.image, datasets.Image(decode=False))
-    rows = enumerate(dataset)
-    made = bad.map(lambda numbered: _context(numbered[1], numbered[0], columns, labels, image_folder), rows)
+    rows, ids = enumerate(dataset), UniqueIds()
+    made = bad.map(lambda numbered: _context(numbered[1], numbered[0], columns, labels, image_folder, ids), rows)
     yield from finished(made, image_folder, bad)
 
 
@@ -109,17 +129,22 @@ def _labels(feature: Any) -> list[str]:
 
 
 def _context(
-    row: Mapping[str, Any], number: int, columns: Columns, labels: list[str], image_folder: str | os.PathLike | None
+    row: Mapping[str, Any],
+    number: int,
+    columns: Columns,
+    labels: list[str],
+    image_folder: str | os.PathLike | None,
+    ids: UniqueIds,
 ) -> Context:
-    picture = row[columns.image] if columns.image else None
-    key = _id(row, number, picture, columns)
+    picture = row.get(columns.image) if columns.image else None
+    key = _id(row, number, columns, image_folder, ids)
     name = f"row {number} (id {key!r})"
-    captions = row[columns.captions] if columns.captions else []
+    captions = row.get(columns.captions) if columns.captions else []
     image = _image(picture, key, name, image_folder) if columns.image else None
     instances = []
     if columns.objects:
         size = None if columns.box_format == "shares" else _size(image, name, image_folder)
-        for position, item in enumerate(_objects(row[columns.objects], name)):
+        for position, item in enumerate(_objects(row.get(columns.objects), name)):
             instances.append(_instance(item, columns.box_format, size, labels, f"{name}, object {position}"))
     return {
         "id": key,
@@ -129,14 +154,26 @@ def _context(
     }
 
 
-def _id(row: Mapping[str, Any], number: int, picture: Any, columns: Columns) -> str:
-    if columns.id:
-        return str(row[columns.id])
+def _id(
+    row: Mapping[str, Any], number: int, columns: Columns, image_folder: str | os.PathLike | None, ids: UniqueIds
+) -> str:
+    given = row.get(columns.id) if columns.id else None
+    if columns.id and not isinstance(given, Mapping):
+        if isinstance(given, float) and given.is_integer():
+            given = int(given)  # the column has gaps, and so became one of floats
+        if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
+            raise BadAnnotation(f"row {number}: {columns.id} is {given!r:.80}; an id is text or a whole number.")
+        return str(given)
+    picture = given if isinstance(given, Mapping) else row.get(columns.image) if columns.image else None
     path = picture.get("path") if isinstance(picture, Mapping) else picture
-    if isinstance(path, str) and path:
-        path = PurePosixPath(path)
-        return path.stem if path.is_absolute() else str(path.with_suffix(""))
-    return f"{number:08d}"
+    if not isinstance(path, str) or not path:
+        return ids.take(f"{number:08d}")
+    if image_folder is not None and Path(path).is_absolute():
+        folder = Path(image_folder).resolve()
+        path = Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else path
+    # Pictures inside the rows may all be called alike, and are not the same
+    is_inside = isinstance(picture, Mapping) and bool(picture.get("bytes"))
+    return ids.take(image_id(path)) if is_inside else ids.of_image(path)
 
 
 def _image(picture: Any, key: str, name: str, image_folder: str | os.PathLike | None) -> str:
