@@ -46,7 +46,7 @@ def run_task(
         output_dir: Folder of results (see `results`). When it holds predictions of the same run, only what is not
             answered yet is asked.
         image_folder: Where image paths start. Default: the folder of the data.
-        limit: Ask so many units only (see `Task.unit`), the first ones.
+        limit: Ask so many clusters only (see `Task.cluster`), the first ones.
         max_new_tokens: Longest answer. Default: the task's.
         text_only: Show no images, as to a language model.
         likeliest_choice: Take the likeliest of an example's choices in place of a written answer, where it has any.
@@ -61,7 +61,7 @@ def run_task(
         ValueError: The folder holds another run, questions or images are missing, or the files are of another form.
     """
     paths, folder = [Path(path) for path in data], Path(output_dir)
-    examples = first_units(task, task.read(paths), limit)
+    examples = first_clusters(task, task.read(paths), limit)
     unasked = [example.id for example in examples if not example.prompt]
     if unasked:
         raise ValueError(
@@ -113,13 +113,13 @@ def finish(
     return result
 
 
-def first_units(task: Task, examples: list[Example], limit: int | None) -> list[Example]:
-    """The examples of the first units: what is scored together stays together."""
+def first_clusters(task: Task, examples: list[Example], limit: int | None) -> list[Example]:
+    """The examples of the first clusters: what is scored together stays together."""
     if limit is None:
         return examples
-    units = dict.fromkeys(task.unit(example) for example in examples)
-    chosen = set(list(units)[:limit])
-    return [example for example in examples if task.unit(example) in chosen]
+    clusters = dict.fromkeys(task.cluster(example) for example in examples)
+    chosen = set(list(clusters)[:limit])
+    return [example for example in examples if task.cluster(example) in chosen]
 
 
 def read_predictions(path: Path) -> Answers:

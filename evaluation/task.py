@@ -1,12 +1,12 @@
 """What a benchmark is: how its files are read, how a model is asked, and how answers become scores.
 
 A task reads its official files into `Example`s and somebody's answers into texts by example id. `grade` looks at one
-answer. Every score is a function of sums over *units*: groups of examples that stand or fall together, such as the
+answer. Every score is a function of sums of statistics over *clusters*: examples that stand or fall together, such as the
 circular passes of one question, or the two questions about one picture. So the same few lines give the scores of the
-paper, and, with the units drawn anew, their confidence intervals (see `intervals`).
+paper, and, with the clusters drawn anew, their confidence intervals (see `intervals`).
 
 A new task needs `read` and `grade`, and `groups` where the paper's table has more columns than one. Only scores that are
-no plain means need `sums` and `scores` of their own.
+no plain means need `statistics` and `scores` of their own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from typing import Any
 from .reading import answers as answer_files
 from .reading.answers import Answers
 
-Sums = Mapping[str, Any]  # of floats, or of arrays with one entry a draw of the bootstrap
+Statistics = Mapping[str, Any]  # of floats, or of arrays with one entry a draw of the bootstrap
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Example:
         prompt: What the model is asked, without a place for the image: images stand before it.
         truth: Whatever `grade` compares with; None where the split's answers are not public.
         images: Paths below the image folder, or `{"bytes": ..., "path": ...}` as `datasets` stores an image.
-        meta: What groups and units are formed by, and what the report shows.
+        meta: What groups and clusters are formed by, and what the report shows.
         choices: The answers among which the model chooses, where it does not write freely.
     """
 
@@ -48,7 +48,7 @@ class Graded:
     Args:
         example: The question.
         answer: The text; None when the generation failed.
-        grade: A float from 0 (wrong) to 1 (right), or what the task's own `sums` and `points` understand.
+        grade: A float from 0 (wrong) to 1 (right), or what the task's own `statistics` and `points` understand.
     """
 
     example: Example
@@ -124,11 +124,11 @@ class Task:
 
     # ---- scoring ----
 
-    def grade(self, example: Example, answer: str) -> Any:
+    def grade(self, example: Example, answer: Any) -> Any:
         """Look at one answer.
 
         Returns:
-            0 (wrong) to 1 (right), or what the task's own `sums` and `points` understand.
+            0 (wrong) to 1 (right), or what the task's own `statistics` and `points` understand.
         """
         raise NotImplementedError
 
@@ -143,7 +143,7 @@ class Task:
             if example.id in answers:
                 answer = answers[example.id]
                 grade = self.grade_failure(example) if answer is None else self.grade(example, answer)
-                graded.append(Graded(example, answer, grade))
+                graded.append(Graded(example, answer_files.text_of(answer), grade))
         return graded
 
     def points(self, graded: Graded) -> float:
@@ -159,25 +159,32 @@ class Task:
         """The scores that an example counts in."""
         return (self.main_score,)
 
-    def unit(self, example: Example) -> str:
+    def cluster(self, example: Example) -> str:
         """The group of examples that an example is drawn with. Default: each for itself."""
         return example.id
 
-    def sums(self, unit: Sequence[Graded]) -> dict[str, float]:
-        """What a unit adds to the sums that `scores` is a function of.
+    def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
+        """What a cluster adds to the statistics that `scores` is a function of.
 
         The default serves means: the grades of each group, and how many they are.
         """
         totals: dict[str, float] = {}
-        for graded in unit:
+        for graded in cluster:
             for group in self.groups(graded.example):
                 totals[group] = totals.get(group, 0.0) + graded.grade
                 totals[count_of(group)] = totals.get(count_of(group), 0.0) + 1
         return totals
 
-    def scores(self, sums: Sums) -> dict[str, Any]:
-        """The scores as the paper's table has them, from sums over all units. By default the mean of each group, in %."""
-        return {name: 100 * ratio(sums[name], sums[count_of(name)]) for name in sums if count_of(name) in sums}
+    def scores(self, statistics: Statistics) -> dict[str, Any]:
+        """The scores as the paper's table has them, from the sums of the clusters' statistics.
+
+        By default the mean of each group, in %.
+        """
+        return {
+            name: 100 * ratio(statistics[name], statistics[count_of(name)])
+            for name in statistics
+            if count_of(name) in statistics
+        }
 
     # ---- for the benchmark's server ----
 
@@ -191,7 +198,7 @@ class Task:
 
 
 def count_of(name: str) -> str:
-    """The key of a group's size among the sums."""
+    """The key of a group's size among the statistics."""
     return f"{name} (count)"
 
 

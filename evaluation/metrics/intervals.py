@@ -1,4 +1,4 @@
-"""Confidence intervals: the units of a task are drawn anew many times, and the scores computed of each draw.
+"""Confidence intervals: the clusters of a task are drawn anew many times, and the scores computed of each draw.
 
 The percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). Units are drawn and
 not examples, so that questions that stand or fall together stay together. Two sets of answers are compared by the same
@@ -20,19 +20,21 @@ CHUNK = 50  # draws that are held in memory at once
 Interval = tuple[float, float]
 
 
-def intervals(task: Task, sums: Mapping[str, np.ndarray], draws: int = DRAWS, seed: int = SEED) -> dict[str, Interval]:
+def intervals(
+    task: Task, statistics: Mapping[str, np.ndarray], draws: int = DRAWS, seed: int = SEED
+) -> dict[str, Interval]:
     """The interval of each score.
 
     Args:
         task: The benchmark.
-        sums: What each unit adds, by name. Shape of each: (units,).
-        draws: How many times the units are drawn.
+        statistics: What each cluster adds, by name. Shape of each: (clusters,).
+        draws: How many times the clusters are drawn.
         seed: Of the draws.
 
     Returns:
         Lower and upper end by score. A score that no draw has is left out.
     """
-    return _percentiles(_drawn_scores(task, sums, draws, seed))
+    return _percentiles(_drawn_scores(task, statistics, draws, seed))
 
 
 def difference_intervals(
@@ -42,28 +44,28 @@ def difference_intervals(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> dict[str, Interval]:
-    """The interval of second - first for each score that both have; their units must stand in the same order."""
-    one, other = (_drawn_scores(task, sums, draws, seed) for sums in (first, second))
+    """The interval of second - first for each score that both have; their clusters must stand in the same order."""
+    one, other = (_drawn_scores(task, statistics, draws, seed) for statistics in (first, second))
     return _percentiles({name: other[name] - one[name] for name in one if name in other})
 
 
-def _drawn_scores(task: Task, sums: Mapping[str, np.ndarray], draws: int, seed: int) -> dict[str, np.ndarray]:
+def _drawn_scores(task: Task, statistics: Mapping[str, np.ndarray], draws: int, seed: int) -> dict[str, np.ndarray]:
     """The scores of each draw. Shape of each: (draws,)."""
-    names = list(sums)
-    matrix = np.stack([sums[name] for name in names], axis=1)  # (units, names)
+    names = list(statistics)
+    matrix = np.stack([statistics[name] for name in names], axis=1)  # (clusters, names)
     chunks = [weights @ matrix for weights in _weights(len(matrix), draws, seed)]
     drawn = np.concatenate(chunks)  # (draws, names)
     scores = task.scores({name: drawn[:, place] for place, name in enumerate(names)})
     return {name: np.broadcast_to(values, draws) for name, values in scores.items()}
 
 
-def _weights(num_units: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each unit is drawn. Shape: (at most CHUNK, units)."""
+def _weights(num_clusters: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each cluster is drawn. Shape: (at most CHUNK, clusters)."""
     generator = np.random.default_rng(seed)
     for start in range(0, draws, CHUNK):
         rows = min(CHUNK, draws - start)
-        drawn = generator.integers(0, num_units, (rows, num_units))
-        yield np.stack([np.bincount(row, minlength=num_units) for row in drawn]).astype(float)
+        drawn = generator.integers(0, num_clusters, (rows, num_clusters))
+        yield np.stack([np.bincount(row, minlength=num_clusters) for row in drawn]).astype(float)
 
 
 def _percentiles(scores: Mapping[str, Any]) -> dict[str, Interval]:

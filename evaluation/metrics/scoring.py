@@ -1,4 +1,4 @@
-"""From examples and answers to the scores of a task: who is missing, who is unknown, who failed, and the sums."""
+"""From examples and answers to the scores of a task: who is missing, who is unknown, who failed, and the statistics."""
 
 import json
 import os
@@ -13,23 +13,26 @@ from ...rows.files import replacing
 from ..reading.answers import Answers, some
 from ..task import Example, Graded, Task
 
+COUNTS = ("questions", "failed")  # among the scores, but none
+
 
 @dataclass
 class Result:
     """What a task says of a set of answers.
 
     Args:
-        scores: Name to number, as the paper's table has them; also `questions`, and `failed` and `missing` where there
-            are any.
+        scores: Name to number, as the paper's table has them; also `questions`, and `failed` where there are any. Where
+            answers are missing the scores are over what was answered; each stands again as `... (over all)`, with what
+            is missing counted as failed, and `missing` and `coverage` (in %) say how much that is.
         graded: The examples with their answers and grades.
-        units: Names of the units that are drawn together.
-        sums: What each unit adds, by name. Shape of each: (units,).
+        clusters: Names of the clusters that are drawn together.
+        statistics: What each cluster adds, by name. Shape of each: (clusters,).
     """
 
     scores: dict[str, float]
     graded: list[Graded]
-    units: list[str]
-    sums: dict[str, np.ndarray]
+    clusters: list[str]
+    statistics: dict[str, np.ndarray]
 
 
 def score(task: Task, examples: Sequence[Example], answers: Answers, allow_partial: bool = False) -> Result:
@@ -54,7 +57,10 @@ def score(task: Task, examples: Sequence[Example], answers: Answers, allow_parti
         raise ValueError("no example has an answer: there is nothing to score.")
     result = score_graded(task, task.grade_all(examples, answers))
     if missing:
+        over_all = score_graded(task, task.grade_all(examples, {**dict.fromkeys(missing), **answers})).scores
+        result.scores |= {f"{name} (over all)": over_all[name] for name in over_all if name not in COUNTS}
         result.scores["missing"] = len(missing)
+        result.scores["coverage"] = 100 * (1 - len(missing) / len(examples))
     return result
 
 
@@ -76,30 +82,32 @@ def check_ids(examples: Sequence[Example], answers: Answers) -> list[str]:
 
 def score_graded(task: Task, graded: list[Graded]) -> Result:
     """The scores of graded answers."""
-    units = units_of(task, graded)
-    rows = [task.sums(unit) for unit in units.values()]
-    sums = {name: np.array([row.get(name, 0.0) for row in rows]) for name in dict.fromkeys(n for r in rows for n in r)}
-    found = totals(task, sums)
+    clusters = clusters_of(task, graded)
+    rows = [task.statistics(cluster) for cluster in clusters.values()]
+    statistics = {
+        name: np.array([row.get(name, 0.0) for row in rows]) for name in dict.fromkeys(n for r in rows for n in r)
+    }
+    found = totals(task, statistics)
     ordered = [name for name in task.columns if name in found]
     scores = {name: float(found[name]) for name in dict.fromkeys([*ordered, *found])}
     scores["questions"] = len(graded)
     failed = sum(entry.failed for entry in graded)
     if failed:
         scores["failed"] = failed
-    return Result(scores, graded, list(units), sums)
+    return Result(scores, graded, list(clusters), statistics)
 
 
-def units_of(task: Task, graded: Sequence[Graded]) -> dict[str, list[Graded]]:
-    """Graded answers by the unit that they are drawn with."""
-    units: dict[str, list[Graded]] = {}
+def clusters_of(task: Task, graded: Sequence[Graded]) -> dict[str, list[Graded]]:
+    """Graded answers by the cluster that they are drawn with."""
+    clusters: dict[str, list[Graded]] = {}
     for entry in graded:
-        units.setdefault(task.unit(entry.example), []).append(entry)
-    return units
+        clusters.setdefault(task.cluster(entry.example), []).append(entry)
+    return clusters
 
 
-def totals(task: Task, sums: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The scores over all units."""
-    return task.scores({name: column.sum() for name, column in sums.items()})
+def totals(task: Task, statistics: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The scores over all clusters."""
+    return task.scores({name: column.sum() for name, column in statistics.items()})
 
 
 def write_scores(scores: Mapping[str, Any], path: str | os.PathLike) -> Path:

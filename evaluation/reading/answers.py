@@ -11,26 +11,29 @@ LLaVA's `model_vqa*.py` writes `{"question_id": 17, "prompt": "...", "text": "Ye
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Answers = dict[str, str | None]  # by example id; None: the generation failed
 
-
-class Judged(str):
-    """An answer together with what a judge said of it.
+@dataclass(frozen=True)
+class Reviewed:
+    """What a file has of an answer that a judge has looked at; a task's own kind adds what the judge said.
 
     Args:
-        text: The answer.
-        verdict: In the terms of the task.
+        text: As the report shows it: the answer, or the judge's words on it.
     """
 
-    verdict: str
+    text: str
 
-    def __new__(cls, text: str, verdict: str) -> "Judged":
-        judged = super().__new__(cls, text)
-        judged.verdict = verdict
-        return judged
+
+# By example id: a text; what a task's own reader makes of a review, a `Reviewed`; or None, the generation failed
+Answers = dict[str, Any]
+
+
+def text_of(answer: Any) -> str | None:
+    """The text of an entry of `Answers`."""
+    return answer.text if isinstance(answer, Reviewed) else answer
 
 
 SHOWN = 5  # ids that an error lists

@@ -19,7 +19,7 @@ class Comparison:
     Args:
         first, second: The results.
         differences: second - first by score.
-        intervals: Of the differences; by paired bootstrap over the units.
+        intervals: Of the differences; by paired bootstrap over the clusters.
     """
 
     first: SavedResult
@@ -44,15 +44,17 @@ def compare(first: str | os.PathLike, second: str | os.PathLike) -> Comparison:
         raise ValueError(
             f"{first} is of the task {one.task.name!r} and {second} of {other.task.name!r}: compare like with like."
         )
-    apart = sorted({*one.units} ^ {*other.units})
+    apart = sorted({*one.clusters} ^ {*other.clusters})
     if apart:
         raise ValueError(
-            f"{first} and {second} were not asked the same: {len(apart):,} unit(s) are in one of them only: {some(apart)}. "
+            f"{first} and {second} were not asked the same: {len(apart):,} cluster(s) are in one of them only: {some(apart)}. "
             "Score both on the same examples."
         )
-    place = {unit: number for number, unit in enumerate(other.units)}
-    order = np.array([place[unit] for unit in one.units])
-    found = difference_intervals(one.task, one.sums, {name: column[order] for name, column in other.sums.items()})
+    place = {cluster: number for number, cluster in enumerate(other.clusters)}
+    order = np.array([place[cluster] for cluster in one.clusters])
+    found = difference_intervals(
+        one.task, one.statistics, {name: column[order] for name, column in other.statistics.items()}
+    )
     differences = {name: _difference(one, other, name) for name in one.scores if name in found}
     return Comparison(one, other, differences, found)
 

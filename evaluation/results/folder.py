@@ -6,7 +6,7 @@
         predictions.jsonl  the answers, where a model was asked (see answers.py)
         scores.json        name to number
         intervals.json     name to [low, high], 95 % by bootstrap
-        units.npz          what each unit adds to the sums, for `llavakit eval compare`
+        units.npz          what each cluster adds to the statistics, for `llavakit eval compare`
         table.md           for a README
         report.html        the scores, and the worst answers beside their pictures
 """
@@ -33,13 +33,13 @@ TABLE, REPORT = "table.md", "report.html"
 
 @dataclass
 class SavedResult:
-    """Results read back from their folder: the task, its scores, and the sums by unit. Shape of each: (units,)."""
+    """Results read back from their folder: the task, its scores, and the statistics by cluster. Shape of each: (clusters,)."""
 
     task: Task
     name: str
     scores: dict[str, float | None]
-    units: list[str]
-    sums: dict[str, np.ndarray]
+    clusters: list[str]
+    statistics: dict[str, np.ndarray]
 
 
 def write_results(
@@ -63,15 +63,15 @@ def write_results(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    found = intervals(task, result.sums)
+    found = intervals(task, result.statistics)
     write_run({"task": task.name, **run}, folder)
     write_scores(result.scores, folder / SCORES)
     _write_text(json.dumps(found, indent=1) + "\n", folder / INTERVALS)
     _write_text(markdown_table(task, result.scores, found), folder / TABLE)
     with replacing(folder / UNITS) as beside, beside.open("wb") as file:
-        names = np.array(list(result.sums), dtype=np.str_)
-        matrix = np.stack(list(result.sums.values()), axis=1)
-        np.savez_compressed(file, units=np.array(result.units, dtype=np.str_), names=names, sums=matrix)
+        names = np.array(list(result.statistics), dtype=np.str_)
+        matrix = np.stack(list(result.statistics.values()), axis=1)
+        np.savez_compressed(file, units=np.array(result.clusters, dtype=np.str_), names=names, sums=matrix)
     write_report(task, result, found, folder / REPORT, run, image_folder)
     return folder
 
@@ -91,8 +91,8 @@ def read_results(folder: str | os.PathLike) -> SavedResult:
     run = json.loads((folder / RUN).read_text(encoding="utf-8"))
     scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     with np.load(folder / UNITS) as content:
-        sums = dict(zip(content["names"].tolist(), content["sums"].T, strict=True))
-        return SavedResult(find_task(run["task"]), str(folder), scores, content["units"].tolist(), sums)
+        statistics = dict(zip(content["names"].tolist(), content["sums"].T, strict=True))
+        return SavedResult(find_task(run["task"]), str(folder), scores, content["units"].tolist(), statistics)
 
 
 def write_run(run: Mapping[str, Any], folder: Path) -> None:

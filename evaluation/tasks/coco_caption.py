@@ -12,7 +12,7 @@ from ...rows.official_fields import field
 from ..metrics.ptb_tokens import caption_words
 from ..reading.answers import Answers
 from ..reading.official_files import has_keys, official_contents, write_json
-from ..task import Example, Graded, Sums, Task, count_of, ratio
+from ..task import Example, Graded, Statistics, Task, count_of, ratio
 from .short_answers import public_answers
 
 PROMPT = (
@@ -67,18 +67,18 @@ class COCOCaption(Task):
     def points(self, graded: Graded) -> float:
         return min(1.0, graded.grade["CIDEr"])
 
-    def sums(self, unit: Sequence[Graded]) -> dict[str, float]:
+    def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
         totals: defaultdict[str, float] = defaultdict(float)
-        for graded in unit:
+        for graded in cluster:
             for name, value in graded.grade.items():
                 totals[name] += value
             totals[count_of("CIDEr")] += 1
         return dict(totals)
 
-    def scores(self, sums: Sums) -> dict[str, Any]:
-        images = sums[count_of("CIDEr")]
-        means = {name: 100 * ratio(sums[name], images) for name in ("ROUGE-L", "CIDEr")}
-        return {f"BLEU-{order}": 100 * bleu for order, bleu in zip(ORDERS, _bleu(sums), strict=True)} | means
+    def scores(self, statistics: Statistics) -> dict[str, Any]:
+        images = statistics[count_of("CIDEr")]
+        means = {name: 100 * ratio(statistics[name], images) for name in ("ROUGE-L", "CIDEr")}
+        return {f"BLEU-{order}": 100 * bleu for order, bleu in zip(ORDERS, _bleu(statistics), strict=True)} | means
 
     def write_submission(self, examples: Sequence[Example], answers: Answers, path: Path) -> None:
         """Write what COCO's captioning server takes."""
@@ -86,7 +86,7 @@ class COCOCaption(Task):
 
 
 def _grades(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[dict[str, float]]:
-    """What each caption adds to the sums.
+    """What each caption adds to the statistics.
 
     Raises:
         ValueError: `pycocoevalcap` is not installed.
@@ -107,12 +107,12 @@ def _grades(captions: Sequence[str], references: Sequence[Sequence[str]]) -> lis
     return grades
 
 
-def _bleu(sums: Sums) -> list[Any]:
+def _bleu(statistics: Statistics) -> list[Any]:
     """BLEU-1 to BLEU-4 of the corpus (official `bleu_scorer.py`, with the closest reference's length)."""
-    proportion = (sums["length"] + TINY) / (sums["reference length"] + SMALL)
+    proportion = (statistics["length"] + TINY) / (statistics["reference length"] + SMALL)
     brevity = np.minimum(1.0, np.exp(1 - 1 / proportion))
     product, scores = 1.0, []
     for order in ORDERS:
-        product = product * (sums[f"right {order}-grams"] + TINY) / (sums[f"{order}-grams"] + SMALL)
+        product = product * (statistics[f"right {order}-grams"] + TINY) / (statistics[f"{order}-grams"] + SMALL)
         scores.append(brevity * product ** (1 / order))
     return scores

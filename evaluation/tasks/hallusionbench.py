@@ -8,6 +8,7 @@ judge`): a file that carries verdicts, as the official results do, is scored by 
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from ...endpoints.journal import Line
 from ...endpoints.request import Request
 from ..judging.judge import judge_request, text_of
 from ..judging.judged_task import JudgedTask
-from ..reading.answers import Answers, Judged, files_of, first_field, first_id, id_text, json_rows, refuse_duplicates
+from ..reading.answers import Answers, Reviewed, files_of, first_field, first_id, id_text, json_rows, refuse_duplicates
 from ..reading.official_files import write_json
-from ..task import Example, Graded, Sums, count_of
+from ..task import Example, Graded, Statistics, count_of
 
 KEY_FIELDS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 PREDICTIONS = ("model_prediction", "gpt4v_output", "llava_1_5_output", "text")
@@ -37,6 +38,17 @@ Reference answer: {reference}
 Student's answer: {answer}
 """.strip()
 UNSCORED = "unscored"  # the judge never made sense
+
+
+@dataclass(frozen=True)
+class Judged(Reviewed):
+    """An answer and what a judge said of it.
+
+    Args:
+        verdict: Of `RIGHT`, `WRONG`, `UNCERTAIN` and `UNSCORED`.
+    """
+
+    verdict: str
 
 
 class HallusionBench(JudgedTask):
@@ -131,8 +143,10 @@ class HallusionBench(JudgedTask):
     def answer_id(self, row: Mapping[str, Any]) -> str:
         return _key(row) if "figure_id" in row else first_id(row, ("id", "question_id"))
 
-    def grade(self, example: Example, answer: str) -> str:
-        return answer.verdict if isinstance(answer, Judged) else verdict_by_rule(answer, example.truth)
+    def grade(self, example: Example, answer: str | Judged) -> str:
+        if isinstance(answer, Judged):
+            return answer.verdict
+        return verdict_by_rule(answer, example.truth)
 
     def grade_failure(self, example: Example) -> str:
         return WRONG
@@ -144,23 +158,23 @@ class HallusionBench(JudgedTask):
     def truth_text(self, example: Example) -> str:
         return {"0": "no", "1": "yes"}.get(example.truth, example.truth)
 
-    def scores(self, sums: Sums) -> dict[str, Any]:
-        scores = super().scores(sums)
-        return scores | ({UNSCORED: sums[UNSCORED]} if UNSCORED in sums else {})
+    def scores(self, statistics: Statistics) -> dict[str, Any]:
+        scores = super().scores(statistics)
+        return scores | ({UNSCORED: statistics[UNSCORED]} if UNSCORED in statistics else {})
 
-    def unit(self, example: Example) -> str:
+    def cluster(self, example: Example) -> str:
         """A set: the pairs and the figures of the benchmark lie within one."""
         return "_".join(example.meta[name] for name in KEY_FIELDS[:3])
 
-    def sums(self, unit: Sequence[Graded]) -> dict[str, float]:
+    def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
         totals: dict[str, float] = {}
-        category = unit[0].example.meta["category"]
-        unscored = [graded for graded in unit if graded.grade == UNSCORED]
+        category = cluster[0].example.meta["category"]
+        unscored = [graded for graded in cluster if graded.grade == UNSCORED]
         if unscored:
             totals[UNSCORED] = len(unscored)
-            unit = [graded for graded in unit if graded.grade != UNSCORED]
+            cluster = [graded for graded in cluster if graded.grade != UNSCORED]
         for prefix in ("", f"{category}_"):
-            for name, groups in _groups(unit).items():
+            for name, groups in _groups(cluster).items():
                 right = [float(all(self.points(graded) for graded in group)) for group in groups]
                 totals[prefix + name] = sum(right)
                 totals[count_of(prefix + name)] = len(right)
@@ -182,23 +196,23 @@ def verdict_by_rule(text: str, truth: str) -> str:
     return UNCERTAIN if said == "2" else RIGHT if said == truth else WRONG
 
 
-def _groups(unit: Sequence[Graded]) -> dict[str, list[list[Graded]]]:
+def _groups(cluster: Sequence[Graded]) -> dict[str, list[list[Graded]]]:
     """What must be right together, for each score."""
-    edited = [graded for graded in unit if graded.example.meta["visual_input"] == "2"]
-    original = [graded for graded in unit if graded.example.meta["visual_input"] != "2"]
-    with_figure = [g for g in unit if (g.example.meta["category"], g.example.meta["figure_id"]) != ("VS", "0")]
+    edited = [graded for graded in cluster if graded.example.meta["visual_input"] == "2"]
+    original = [graded for graded in cluster if graded.example.meta["visual_input"] != "2"]
+    with_figure = [g for g in cluster if (g.example.meta["category"], g.example.meta["figure_id"]) != ("VS", "0")]
     return {
-        "aAcc": [[graded] for graded in unit],
-        "qAcc": _together(unit, "question_id"),
+        "aAcc": [[graded] for graded in cluster],
+        "qAcc": _together(cluster, "question_id"),
         "fAcc": _together(with_figure, "figure_id"),
         "easy_aAcc": _together(original, "question_id"),
         "hard_aAcc": _together(edited, "question_id"),
     }
 
 
-def _together(unit: Sequence[Graded], field: str) -> list[list[Graded]]:
+def _together(cluster: Sequence[Graded], field: str) -> list[list[Graded]]:
     groups: dict[str, list[Graded]] = {}
-    for graded in unit:
+    for graded in cluster:
         groups.setdefault(graded.example.meta[field], []).append(graded)
     return list(groups.values())
 
@@ -230,7 +244,7 @@ def _truth(row: Mapping[str, Any]) -> str:
     return truth
 
 
-def _answer(row: Mapping[str, Any]) -> str | None:
+def _answer(row: Mapping[str, Any]) -> str | Judged | None:
     if row.get("error"):
         return None
     text = first_field(row, PREDICTIONS)

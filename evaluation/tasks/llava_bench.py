@@ -1,6 +1,7 @@
 """LLaVA-Bench (COCO) and (In-the-Wild): a judge rates a model's answers beside reference answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from ...rows.files import write_rows
 from ...rows.official_fields import field
 from ..judging.judge import judge_request, text_of
 from ..judging.judged_task import JudgedTask
-from ..reading.answers import Answers, files_of, json_rows
+from ..reading.answers import Answers, Reviewed, files_of, json_rows
 from ..reading.official_files import has_keys, official_contents
-from ..task import Example, Graded, Sums, count_of, ratio
+from ..task import Example, Graded, Statistics, count_of, ratio
 from .llava_bench_judging import SYSTEM, comparison, parse_scores
 
 QUESTIONS, CONTEXTS = "questions", "contexts (captions of the images)"
@@ -28,20 +29,15 @@ FAILED = (10.0, 1.0)
 Pair = tuple[float, float]  # the judge's scores of the reference and of the model, 1 to 10
 
 
-class Reviews(str):
-    """The texts of a judge on one answer.
+@dataclass(frozen=True)
+class Reviews(Reviewed):
+    """What a judge wrote on one answer, in all files of reviews.
 
     Args:
-        texts: One for each file of reviews.
-        pairs: The scores in them, by the number of the file; None where the text made no sense.
+        pairs: The scores, by the number of the file; None where the text made no sense.
     """
 
     pairs: dict[int, Pair | None]
-
-    def __new__(cls, texts: Sequence[str], pairs: dict[int, Pair | None]) -> "Reviews":
-        reviews = super().__new__(cls, "\n\n".join(texts))
-        reviews.pairs = pairs
-        return reviews
 
 
 class LlavaBench(JudgedTask):
@@ -107,12 +103,12 @@ class LlavaBench(JudgedTask):
                 texts.setdefault(key, []).append(str(row.get("content") or row.get("text") or ""))
                 if row.get("failed"):
                     failed.add(key)
-        return {key: None if key in failed else Reviews(texts[key], pairs[key]) for key in pairs}
+        return {key: None if key in failed else Reviews("\n\n".join(texts[key]), pairs[key]) for key in pairs}
 
     def groups(self, example: Example) -> Sequence[str]:
         return [name for name in (example.meta["category"], self.main_score) if name]
 
-    def grade(self, example: Example, answer: str) -> dict[int, Pair | None]:
+    def grade(self, example: Example, answer: str | Reviewed) -> dict[int, Pair | None]:
         """The pairs of scores.
 
         Raises:
@@ -138,13 +134,13 @@ class LlavaBench(JudgedTask):
         pairs = [pair for pair in graded.grade.values() if pair]
         return min(1.0, sum(model for _, model in pairs) / max(1e-9, sum(reference for reference, _ in pairs)))
 
-    def sums(self, unit: Sequence[Graded]) -> dict[str, float]:
+    def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
         totals: dict[str, float] = {}
 
         def add(name: str, value: float) -> None:
             totals[name] = totals.get(name, 0.0) + value
 
-        for graded in unit:
+        for graded in cluster:
             for number, pair in graded.grade.items():
                 if pair is None:
                     add("unscored", 1.0)
@@ -155,21 +151,21 @@ class LlavaBench(JudgedTask):
                         add(count_of(name), 1.0)
         return totals
 
-    def scores(self, sums: Sums) -> dict[str, Any]:
+    def scores(self, statistics: Statistics) -> dict[str, Any]:
         """Relative scores, and the two means times ten as the original prints them."""
-        numbers = (name.removeprefix(_reference(self.main_score, "")) for name in sums)
+        numbers = (name.removeprefix(_reference(self.main_score, "")) for name in statistics)
         rounds = sorted(int(number) for number in numbers if number.isdigit())
         scores: dict[str, Any] = {}
         for group in (self.main_score, *CATEGORIES.values()):
-            there = [number for number in rounds if _reference(group, number) in sums]
-            means = [[_mean(sums, name(group, number)) for number in there] for name in (_reference, _model)]
+            there = [number for number in rounds if _reference(group, number) in statistics]
+            means = [[_mean(statistics, name(group, number)) for number in there] for name in (_reference, _model)]
             if there:
                 relative = [100 * ratio(model, reference) for reference, model in zip(*means, strict=True)]
                 scores[group] = np.mean(relative, axis=0)
                 scores[f"{group}_reference"], scores[f"{group}_model"] = (10 * np.mean(each, axis=0) for each in means)
                 if len(there) > 1:
                     scores[f"{group}_std"] = np.std(relative, axis=0)
-        return scores | ({"unscored": sums["unscored"]} if "unscored" in sums else {})
+        return scores | ({"unscored": statistics["unscored"]} if "unscored" in statistics else {})
 
     def judge_requests(
         self, examples: Sequence[Example], answers: Answers, model: str, swapped: bool = False
@@ -260,7 +256,7 @@ def _model(group: str, number: int | str) -> str:
     return f"{group}, model, file {number}"
 
 
-def _mean(sums: Sums, name: str) -> Any:
+def _mean(statistics: Statistics, name: str) -> Any:
     """A mean, rounded as the original rounds it before it divides one by the other."""
-    mean = ratio(sums[name], sums[count_of(name)])
+    mean = ratio(statistics[name], statistics[count_of(name)])
     return round(float(mean), 3) if np.ndim(mean) == 0 else np.round(mean, 3)

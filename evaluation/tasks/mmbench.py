@@ -86,15 +86,15 @@ class MMBench(Task):
             )
         return float(chosen_option(answer, example.meta["options"]) == example.truth)
 
-    def unit(self, example: Example) -> str:
+    def cluster(self, example: Example) -> str:
         return str(int(example.id) % PASS)
 
-    def sums(self, unit: Sequence[Graded]) -> dict[str, float]:
-        right = float(all(graded.grade for graded in unit))
+    def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
+        right = float(all(graded.grade for graded in cluster))
         totals: dict[str, float] = {}
-        for name in self.groups(unit[0].example):
+        for name in self.groups(cluster[0].example):
             totals |= {name: right, count_of(name): 1.0}
-        for graded in unit:
+        for graded in cluster:
             if int(graded.example.id) < PASS:
                 totals |= {"first_pass_accuracy": graded.grade, count_of("first_pass_accuracy"): 1.0}
         return totals

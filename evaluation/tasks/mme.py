@@ -14,7 +14,7 @@ from typing import Any
 from ...rows.answer_formats import SHORT_ANSWER
 from ...rows.files import read_rows
 from ..reading.answers import Answers, answer_rows, files_of, first_field, first_id, refuse_duplicates, yes_or_no
-from ..task import Example, Graded, Sums, Task, count_of
+from ..task import Example, Graded, Statistics, Task, count_of
 
 PERCEPTION = (
     ("existence", "count", "position", "color", "posters")
@@ -60,22 +60,22 @@ class Mme(Task):
     def grade(self, example: Example, answer: str) -> float:
         return float(parse_yes_no(answer) == example.truth)
 
-    def unit(self, example: Example) -> str:
+    def cluster(self, example: Example) -> str:
         return f"{example.meta['subtask']}/{example.meta['image']}"
 
-    def sums(self, unit: Sequence[Graded]) -> dict[str, float]:
-        subtask = unit[0].example.meta["subtask"]
+    def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
+        subtask = cluster[0].example.meta["subtask"]
         accuracy, plus = f"{subtask}_accuracy", f"{subtask}_accuracy+"
         return {
-            accuracy: sum(graded.grade for graded in unit),
-            count_of(accuracy): len(unit),
-            plus: float(all(graded.grade for graded in unit)),
+            accuracy: sum(graded.grade for graded in cluster),
+            count_of(accuracy): len(cluster),
+            plus: float(all(graded.grade for graded in cluster)),
             count_of(plus): 1,
         }
 
-    def scores(self, sums: Sums) -> dict[str, Any]:
+    def scores(self, statistics: Statistics) -> dict[str, Any]:
         """Perception, cognition and their total, then each subtask: the sum, and its two parts in per cent."""
-        parts = super().scores(sums)
+        parts = super().scores(statistics)
         subtasks = [name for name in SUBTASKS if f"{name}_accuracy" in parts]
         each = {name: parts[f"{name}_accuracy"] + parts[f"{name}_accuracy+"] for name in subtasks}
         groups = {"perception": PERCEPTION, "cognition": COGNITION}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from ...rows.official_fields import field
 from ..judging.judge import chat, judge_request, text_of
 from ..judging.judged_task import JudgedTask
 from ..reading import answers as answer_files
-from ..reading.answers import Answers, files_of, json_content
+from ..reading.answers import Answers, Reviewed, files_of, json_content
 from ..reading.official_files import has_keys, official_contents, write_json
-from ..task import Example, Graded, Sums, count_of, ratio
+from ..task import Example, Graded, Statistics, count_of, ratio
 
 RATINGS = range(7)
 NO_HALLUCINATION = 3  # and above
@@ -53,20 +54,15 @@ Rating: 0 (not informative, with hallucination)
 """.strip()
 
 
-class Rating(str):
-    """A judge's text on an answer.
+@dataclass(frozen=True)
+class Rating(Reviewed):
+    """A judge's words on an answer.
 
     Args:
-        text: As the judge wrote it.
         unscored: A judge of ours was asked repeatedly and never made sense. In an official file such a text is rated 0.
     """
 
     unscored: bool
-
-    def __new__(cls, text: str, unscored: bool) -> "Rating":
-        rating = super().__new__(cls, text)
-        rating.unscored = unscored
-        return rating
 
 
 class MMHal(JudgedTask):
@@ -128,7 +124,7 @@ class MMHal(JudgedTask):
 
         return answer_files.read_answers(paths, answer_id, self.text_fields)
 
-    def grade(self, example: Example, answer: str) -> int | None:
+    def grade(self, example: Example, answer: str | Reviewed) -> int | None:
         """The rating; None for a judge of ours that never made sense.
 
         Raises:
@@ -136,7 +132,7 @@ class MMHal(JudgedTask):
         """
         if not isinstance(answer, Rating):
             raise self.not_reviewed(Path(example.id))
-        return None if answer.unscored else self.verdict(answer) or 0
+        return None if answer.unscored else self.verdict(answer.text) or 0
 
     def grade_failure(self, example: Example) -> int:
         return 0
@@ -147,18 +143,22 @@ class MMHal(JudgedTask):
     def groups(self, example: Example) -> Sequence[str]:
         return (self.main_score, example.meta["type"])
 
-    def sums(self, unit: Sequence[Graded]) -> dict[str, float]:
-        rated = [graded for graded in unit if graded.grade is not None]
-        totals = super().sums(rated) | {
+    def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
+        rated = [graded for graded in cluster if graded.grade is not None]
+        totals = super().statistics(rated) | {
             "hallucinations": sum(graded.grade < NO_HALLUCINATION for graded in rated),
         }
-        return totals | ({"unscored": len(unit) - len(rated)} if len(rated) < len(unit) else {})
+        return totals | ({"unscored": len(cluster) - len(rated)} if len(rated) < len(cluster) else {})
 
-    def scores(self, sums: Sums) -> dict[str, Any]:
-        means = {name: ratio(sums[name], sums[count_of(name)]) for name in sums if count_of(name) in sums}
-        rate = ratio(sums["hallucinations"], sums.get(count_of(self.main_score), 0.0))
+    def scores(self, statistics: Statistics) -> dict[str, Any]:
+        means = {
+            name: ratio(statistics[name], statistics[count_of(name)])
+            for name in statistics
+            if count_of(name) in statistics
+        }
+        rate = ratio(statistics["hallucinations"], statistics.get(count_of(self.main_score), 0.0))
         scores = {self.main_score: means.pop(self.main_score, float("nan")), "hallucination_rate": rate} | means
-        return scores | ({"unscored": sums["unscored"]} if "unscored" in sums else {})
+        return scores | ({"unscored": statistics["unscored"]} if "unscored" in statistics else {})
 
     def judge_requests(
         self, examples: Sequence[Example], answers: Answers, model: str, swapped: bool = False

@@ -12,7 +12,7 @@ from ..reading import answers as answer_files
 from ..reading.answers import Answers
 from ..reading.mmmu_parse import is_right, parse_choice, parse_open
 from ..reading.official_files import has_keys, official_contents
-from ..task import Example, Graded, Sums, Task
+from ..task import Example, Graded, Statistics, Task
 
 DISCIPLINES = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
@@ -121,12 +121,12 @@ class MMMU(Task):
                 entry.grade = float(draw.choice([*entry.example.meta["options"]]) in _several(entry.example.truth))
         return graded
 
-    def sums(self, unit: Sequence[Graded]) -> dict[str, float]:
-        guessed = sum(map(_is_guessed, unit))
-        return super().sums(unit) | ({"guessed": guessed} if guessed else {})
+    def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
+        guessed = sum(map(_is_guessed, cluster))
+        return super().statistics(cluster) | ({"guessed": guessed} if guessed else {})
 
-    def scores(self, sums: Sums) -> dict[str, Any]:
-        return super().scores(sums) | ({"guessed": sums["guessed"]} if "guessed" in sums else {})
+    def scores(self, statistics: Statistics) -> dict[str, Any]:
+        return super().scores(statistics) | ({"guessed": statistics["guessed"]} if "guessed" in statistics else {})
 
 
 def _chosen(example: Example, answer: str) -> str | None:

@@ -14,7 +14,7 @@ from ...rows.answer_formats import SHORT_ANSWER
 from ...rows.files import read_rows
 from ..reading import answers as answer_files
 from ..reading.answers import Answers, files_of, id_text, json_rows, some, yes_or_no
-from ..task import Example, Graded, Sums, Task, ratio
+from ..task import Example, Graded, Statistics, Task, ratio
 
 SPLITS = ("random", "popular", "adversarial")
 # LLaVA numbers the questions of all splits in one file: so much is added to the number in the split
@@ -78,16 +78,16 @@ class Pope(Task):
     def points(self, graded: Graded) -> float:
         return float(graded.grade is not None and graded.grade == graded.example.truth)
 
-    def unit(self, example: Example) -> str:
+    def cluster(self, example: Example) -> str:
         """An image: there are six questions about each in a split, and half of them are the same in all splits."""
         return str(example.meta["image"])
 
     def truth_text(self, example: Example) -> str:
         return "yes" if example.truth else "no"
 
-    def sums(self, unit: Sequence[Graded]) -> dict[str, float]:
+    def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
         totals: dict[str, float] = {}
-        for graded in unit:
+        for graded in cluster:
             truth, yes = graded.example.truth, graded.grade
             counted = {
                 "questions": 1,
@@ -102,10 +102,10 @@ class Pope(Task):
                 totals[key] = totals.get(key, 0.0) + float(bool(value))
         return totals
 
-    def scores(self, sums: Sums) -> dict[str, Any]:
+    def scores(self, statistics: Statistics) -> dict[str, Any]:
         """Of each split, and their means over the splits."""
-        splits = list(dict.fromkeys(key.partition("/")[0] for key in sums))
-        by_split = {split: _measures(sums, split) for split in splits}
+        splits = list(dict.fromkeys(key.partition("/")[0] for key in statistics))
+        by_split = {split: _measures(statistics, split) for split in splits}
         scores = {name: sum(by_split[split][name] for split in splits) / len(splits) for name in MEASURES}
         for split in filter(None, splits):
             scores |= {f"{split}_{name}": by_split[split][name] for name in MEASURES}
@@ -118,9 +118,9 @@ def says_yes(text: str) -> bool:
     return not {"No", "not", "no"} & set(words)
 
 
-def _measures(sums: Sums, split: str) -> dict[str, Any]:
+def _measures(statistics: Statistics, split: str) -> dict[str, Any]:
     def of(name: str) -> Any:
-        return sums[f"{split}/{name}"]
+        return statistics[f"{split}/{name}"]
 
     found, said = of("true positives"), of("true positives") + of("false positives")
     measures = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data_generation.sources.scienceqa import ANSWER_ORDERS, scienceqa_rows
-from ..evaluation.task import Example, Sums, Task
+from ..evaluation.task import Example, Statistics, Task
 from ..evaluation.tasks import TASKS
 from ..quickstart.evaluate import Item
 from ..quickstart.questions import Question
@@ -40,8 +40,8 @@ class WorldExam(Task):
     def groups(self, example: Example) -> Sequence[str]:
         return (example.meta["type"],)
 
-    def scores(self, sums: Sums) -> dict[str, Any]:
-        found = super().scores(sums)
+    def scores(self, statistics: Statistics) -> dict[str, Any]:
+        found = super().scores(statistics)
         return {**found, "all": sum(found[name] for name in TYPES) / len(TYPES)}
 
 

@@ -18,7 +18,7 @@ from .runs import TYPES, Ablation
 
 HERE = Path(__file__).parent
 
-# The plot, in units of the SVG's own
+# The plot, in clusters of the SVG's own
 WIDTH, LEFT, RIGHT = 760, 300, 640  # of the whole, and where 0 and 100 per cent are
 ROW, HEADING = 22, 30
 
@@ -62,8 +62,8 @@ def summarize(ablations: Sequence[Ablation], found: Mapping[str, Sequence[Result
         reference = _pooled(found[taking[0].run.name])
         for ablation in taking:
             results = found[ablation.run.name]
-            sums = _pooled(results)
-            scores = {name: float(value) for name, value in totals(task, sums).items()}
+            statistics = _pooled(results)
+            scores = {name: float(value) for name, value in totals(task, statistics).items()}
             is_reference = ablation is taking[0]
             runs.append(
                 {
@@ -72,24 +72,26 @@ def summarize(ablations: Sequence[Ablation], found: Mapping[str, Sequence[Result
                     "name": ablation.name,
                     "run": ablation.run.name,
                     "score": scores[task.main_score],
-                    "interval": intervals(task, sums)[task.main_score],
+                    "interval": intervals(task, statistics)[task.main_score],
                     "seeds": [result.scores[task.main_score] for result in results],
                     "scores": {name: scores[name] for name in task.columns if name in scores},
-                    "difference": None if is_reference else _difference(task, reference, sums),
+                    "difference": None if is_reference else _difference(task, reference, statistics),
                 }
             )
     return {"runs": runs}
 
 
 def _pooled(results: Sequence[Result]) -> dict[str, np.ndarray]:
-    """The units of all seeds as if they were of one exam."""
-    return {name: np.concatenate([result.sums[name] for result in results]) for name in results[0].sums}
+    """The clusters of all seeds as if they were of one exam."""
+    return {name: np.concatenate([result.statistics[name] for result in results]) for name in results[0].statistics}
 
 
-def _difference(task: Task, reference: Mapping[str, np.ndarray], sums: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _difference(
+    task: Task, reference: Mapping[str, np.ndarray], statistics: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     name = task.main_score
-    value = totals(task, sums)[name] - totals(task, reference)[name]
-    return {"value": float(value), "interval": difference_intervals(task, reference, sums)[name]}
+    value = totals(task, statistics)[name] - totals(task, reference)[name]
+    return {"value": float(value), "interval": difference_intervals(task, reference, statistics)[name]}
 
 
 def write_report(results: Mapping[str, Any], folder: Path) -> str:

@@ -57,7 +57,7 @@ def test_pope_and_mme_are_read_from_parquet(tables: Path) -> None:
     answers = {example.id: "Yes" if example.truth else "No" for example in examples}
     assert set(answers) == {"random/1", "random/2", "adversarial/1", "adversarial/2"}
     result = score(pope, examples, answers)
-    assert result.scores["f1"] == 100 and result.units == ["1", "2"]
+    assert result.scores["f1"] == 100 and result.clusters == ["1", "2"]
 
     mme = TASKS["mme"]
     (first, second) = mme.read([tables / "mme"])

@@ -47,7 +47,7 @@ def test_the_official_sample_of_reviews(shared_data: Path, tmp_path: Path, evalu
     found = json.loads((tmp_path / "scores.json").read_text())
     assert found["conversation"] == 125 and found["complex"] == 75  # 10 to 8, 6 to 8
     assert found["detail"] == pytest.approx(100 * 6.5 / 9)
-    # Sums 22.5 and 25; the original rounds both means to three decimals before it divides: 7.5 / 8.333
+    # Statistics 22.5 and 25; the original rounds both means to three decimals before it divides: 7.5 / 8.333
     assert found["overall"] == pytest.approx(100 * 7.5 / 8.333)
     assert found["overall_reference"] == pytest.approx(83.33) and found["overall_model"] == pytest.approx(75)
     assert found["questions"] == 3
@@ -299,4 +299,6 @@ def test_mmhal_judged_live(
     evaluate(*scored, "--allow-partial")
     found = json.loads((tmp_path / "s.json").read_text())
     expected = {"score": 2.5, "hallucination_rate": 0.5, "attribute": 5, "adversarial": 0}
+    over_all = {name: found.pop(name) for name in [*found] if name.endswith("(over all)")}
+    assert over_all["score (over all)"] == pytest.approx(5 / 3) and found.pop("coverage") == 75
     assert found == expected | {"unscored": 1, "questions": 3, "failed": 1, "missing": 1}

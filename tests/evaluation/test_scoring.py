@@ -37,7 +37,7 @@ def test_missing_ids_are_listed_unless_partial_answers_are_allowed() -> None:
     with pytest.raises(ValueError, match=r"2 of 4 examples have no answer: '2', '3'.*--allow-partial"):
         score(Plain(), _examples(4), answers)
     assert score(Plain(), _examples(4), answers, allow_partial=True).scores == {
-        "accuracy": 50, "questions": 2, "missing": 2,
+        "accuracy": 50, "questions": 2, "accuracy (over all)": 25, "missing": 2, "coverage": 50,
     }  # fmt: skip
     with pytest.raises(ValueError, match="nothing to score"):
         score(Plain(), _examples(4), {}, allow_partial=True)
@@ -126,12 +126,12 @@ def _result(right: np.ndarray) -> Result:
 def test_the_interval_is_the_normal_one_for_many_plain_answers() -> None:
     right = np.random.default_rng(1).random(2000) < 0.7
     result = _result(right)
-    low, high = intervals(Plain(), result.sums)["accuracy"]
+    low, high = intervals(Plain(), result.statistics)["accuracy"]
     share = right.mean()
     half = 196 * np.sqrt(share * (1 - share) / len(right))
     assert low == pytest.approx(100 * share - half, abs=0.25)
     assert high == pytest.approx(100 * share + half, abs=0.25)
-    assert intervals(Plain(), result.sums)["accuracy"] == (low, high)  # seeded
+    assert intervals(Plain(), result.statistics)["accuracy"] == (low, high)  # seeded
 
 
 def test_units_are_drawn_whole() -> None:
@@ -139,13 +139,13 @@ def test_units_are_drawn_whole() -> None:
     right = np.random.default_rng(1).random(200) < 0.7
 
     class InTens(Plain):
-        def unit(self, example: Example) -> str:
+        def cluster(self, example: Example) -> str:
             return str(int(example.id) // 10)
 
     graded = [Graded(Example(str(place), "", ""), "", float(right[place // 10])) for place in range(2000)]
-    single = intervals(Plain(), _result(right).sums)["accuracy"]
-    assert intervals(InTens(), score_graded(InTens(), graded).sums)["accuracy"] == single
-    low, high = intervals(Plain(), score_graded(Plain(), graded).sums)["accuracy"]
+    single = intervals(Plain(), _result(right).statistics)["accuracy"]
+    assert intervals(InTens(), score_graded(InTens(), graded).statistics)["accuracy"] == single
+    low, high = intervals(Plain(), score_graded(Plain(), graded).statistics)["accuracy"]
     assert high - low < 0.5 * (single[1] - single[0])
 
 
@@ -154,10 +154,10 @@ def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
     one = generator.random(1000) < 0.6
     other = one | (generator.random(1000) < 0.05)  # right wherever the first is, and a little more
     first, second = _result(one), _result(other)
-    low, high = difference_intervals(Plain(), first.sums, second.sums)["accuracy"]
+    low, high = difference_intervals(Plain(), first.statistics, second.statistics)["accuracy"]
     gain = 100 * (other.mean() - one.mean())
     assert 0 < low < gain < high
-    single = intervals(Plain(), first.sums)["accuracy"]
+    single = intervals(Plain(), first.statistics)["accuracy"]
     assert high - low < 0.5 * (single[1] - single[0])
 
 
@@ -176,7 +176,7 @@ def test_compare_pairs_by_unit_and_marks_what_is_clear(
     right = {example.id: "Yes" if example.truth else "No" for example in examples}
     wrong = {example.id: "No" if example.truth else "Yes" for example in examples}
     a = _write(tmp_path / "a", examples, wrong)
-    b = _write(tmp_path / "b", examples[::-1], right)  # another order of units
+    b = _write(tmp_path / "b", examples[::-1], right)  # another order of clusters
     evaluate("compare", a, b, "-o", tmp_path / "table.md")
     printed = capsys.readouterr().out
     assert "| accuracy | 0.00 | 100.00 | +100.00 | +100.00 to +100.00 | * |" in printed
@@ -191,7 +191,7 @@ def test_compare_refuses_what_was_not_asked_the_same(pope_folder: Path, tmp_path
     some = [example for example in examples if example.images[0] != "0.png"]
     a = _write(tmp_path / "a", examples, answers)
     b = _write(tmp_path / "b", some, {example.id: "Yes" for example in some})
-    with pytest.raises(ValueError, match=r"1 unit\(s\) are in one of them only: '0.png'"):
+    with pytest.raises(ValueError, match=r"1 cluster\(s\) are in one of them only: '0.png'"):
         compare(a, b)
     with pytest.raises(ValueError, match="holds no results"):
         compare(a, tmp_path)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from llavakit.evaluation.metrics.scoring import score
-from llavakit.evaluation.reading.answers import Judged
 from llavakit.evaluation.tasks import TASKS
-from llavakit.evaluation.tasks.hallusionbench import RIGHT, UNCERTAIN, WRONG, verdict_by_rule
+from llavakit.evaluation.tasks.hallusionbench import RIGHT, UNCERTAIN, WRONG, Judged, verdict_by_rule
 from llavakit.evaluation.tasks.mme import parse_yes_no
 from llavakit.evaluation.tasks.pope import says_yes
 
