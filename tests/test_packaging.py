@@ -27,6 +27,7 @@ FLOORS = [
     "inference",
     "evaluation",
     "quickstart",
+    "photographs",
     "ablations",
 ]
 # Copied flat beside the weights by save_pretrained.

@@ -29,6 +29,9 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "quickstart": Verb("quickstart.command", "watch a small model learn to see: no network, no GPU, minutes"),
+    "photographs": Verb(
+        "photographs.command", "labelled photographs and two backbones become a visual assistant, by the verbs below"
+    ),
     "ablations": Verb("ablations.command", "measure what each part of the recipe is worth, on the quickstart's world"),
     "init": Verb("checkpoints.command", "join a vision encoder and a language model: an untrained LLaVA"),
     "sft": Verb(

@@ -1,0 +1,62 @@
+"""`llavakit photographs`."""
+
+import argparse
+from dataclasses import replace
+
+from .recipe import PRECISIONS, Recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    recipe = Recipe()
+    parser.add_argument("folder", help="FOLDER/train/LABEL/* and FOLDER/validation/LABEL/*, or FOLDER/LABEL/*")
+    parser.add_argument(
+        "--output_dir", default="runs/photographs", help="where everything goes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--vision", default=recipe.vision, help="path or Hub id of the vision encoder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--language", default=recipe.language, help="path or Hub id of the language model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--image_size",
+        type=int,
+        default=recipe.image_size,
+        help="pixels of a side, for an encoder that interpolates its positions; 0 for the size of its image processor "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--chat_template",
+        default="tokenizer",
+        help="a shipped name, a .jinja file, or 'tokenizer' for its own (default)",
+    )
+    parser.add_argument(
+        "--align_epochs", type=float, default=recipe.align.epochs, help="of stage 1 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--instruct_epochs", type=float, default=recipe.instruct.epochs, help="of stage 2 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision", default="auto", choices=PRECISIONS, help="of the arithmetic; the weights are float32"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the rows and the training")
+    parser.set_defaults(run=_photographs)
+
+
+def _photographs(args: argparse.Namespace) -> int:
+    from .pipeline import run_photographs
+
+    recipe = Recipe(
+        vision=args.vision,
+        language=args.language,
+        image_size=args.image_size or None,
+        chat_template=args.chat_template,
+        seed=args.seed,
+    )
+    recipe = replace(
+        recipe,
+        align=replace(recipe.align, epochs=args.align_epochs),
+        instruct=replace(recipe.instruct, epochs=args.instruct_epochs),
+    )
+    run_photographs(args.folder, args.output_dir, recipe, args.precision)
+    return 0

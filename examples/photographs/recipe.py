@@ -1,0 +1,110 @@
+"""The settings of a run, and the commands that they make of the two stages."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VISION, LANGUAGE = "facebook/dinov2-small", "HuggingFaceTB/SmolLM2-135M-Instruct"
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """How one stage is trained.
+
+    Args:
+        epochs: Passes over its rows.
+        batch_size: Rows a step.
+        learning_rate: Peak of the cosine.
+        connector_learning_rate: Likewise, of the connector in stage 2.
+        chat_template: In place of the checkpoint's own.
+    """
+
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    connector_learning_rate: float | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is made of. Two starts with the same recipe and folder are one run.
+
+    Args:
+        vision: Path or Hub id of the vision encoder.
+        language: Path or Hub id of the language model.
+        image_size: Pixels of a side as the encoder sees a photograph; None for its image processor's own.
+        projector_type: Of the connector.
+        vision_feature_layer: Hidden state that the connector reads.
+        vision_feature_select_strategy: "full" takes the class token too.
+        chat_template: Of the assistant; "tokenizer" for the language model's own.
+        align: Stage 1.
+        instruct: Stage 2.
+        seed: Of the rows, the connector and the order of training.
+    """
+
+    vision: str = VISION
+    language: str = LANGUAGE
+    image_size: int | None = 84
+    projector_type: str = "mlp2x_gelu"
+    vision_feature_layer: int = -2
+    vision_feature_select_strategy: str = "full"
+    chat_template: str = "tokenizer"
+    align: StageSettings = field(default_factory=lambda: StageSettings(12, 8, 1e-3, chat_template="plain"))
+    instruct: StageSettings = field(default_factory=lambda: StageSettings(2, 8, 5e-5, 5e-4))
+    seed: int = 0
+
+
+def uses_bf16(precision: str) -> bool:
+    """Whether training computes in bfloat16 (the weights stay float32).
+
+    "auto" does so where that is quicker: on a GPU that has it, and on a CPU with instructions for it.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def init_arguments(recipe: Recipe, vision: str | Path, output_dir: Path) -> list[Any]:
+    """The arguments of `llavakit init`."""
+    return [
+        "init", "--vision", vision, "--language", recipe.language, "--output_dir", output_dir,
+        "--projector_type", recipe.projector_type, "--chat_template", recipe.chat_template,
+        "--vision_feature_layer", recipe.vision_feature_layer,
+        "--vision_feature_select_strategy", recipe.vision_feature_select_strategy, "--dtype", "float32", "--seed", recipe.seed,
+    ]  # fmt: skip
+
+
+def sft_arguments(
+    stage: str,
+    settings: StageSettings,
+    model: Path,
+    rows: Path,
+    photographs: Path,
+    output_dir: Path,
+    bf16: bool,
+    seed: int,
+) -> list[Any]:
+    """The arguments of `llavakit sft`. A killed training goes on from its newest checkpoint."""
+    arguments: list[Any] = [
+        "sft", "--stage", stage, "--model_name_or_path", model, "--dataset_name", rows,
+        "--image_folder", photographs, "--output_dir", output_dir, "--num_processes", 1,
+        "--num_train_epochs", settings.epochs, "--per_device_train_batch_size", settings.batch_size,
+        "--learning_rate", settings.learning_rate, "--lr_scheduler_type", "cosine", "--warmup_steps", 0.03,
+        "--weight_decay", 0, "--gradient_checkpointing", "false", "--bf16", str(bf16).lower(),
+        "--logging_steps", 10, "--save_strategy", "steps", "--save_steps", 0.1, "--save_total_limit", 1,
+        "--resume_from_checkpoint", "true", "--report_to", "none", "--seed", seed,
+    ]  # fmt: skip
+    if settings.connector_learning_rate is not None:
+        arguments += ["--connector_learning_rate", settings.connector_learning_rate]
+    if settings.chat_template is not None:
+        arguments += ["--chat_template", settings.chat_template]
+    if not torch.cuda.is_available():
+        arguments += ["--use_cpu", "true", "--dataloader_pin_memory", "false"]
+    return arguments

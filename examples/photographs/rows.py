@@ -1,0 +1,74 @@
+"""What is said about a labelled photograph: captions for stage 1, short conversations for stage 2."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from .labelled import Photograph
+
+Row = dict[str, Any]
+
+QUESTION = "What does this photograph show?"  # what the model is examined with
+
+# Stage 1 (arXiv:2304.08485, section 4.1): a request for a brief description, and the caption
+BRIEFLY = (
+    "Describe the photograph briefly.",
+    "Give a short caption.",
+    "What is in the photograph?",
+    "Summarize the photograph in a few words.",
+)
+ASKED = (
+    QUESTION,
+    QUESTION,
+    QUESTION,
+    "What is this?",
+    "Which thing is in the picture?",
+    "Name what you see.",
+)
+
+
+def caption(label: str) -> str:
+    """A caption that needs no article, whatever the label: "A photo of shorts" and "A photo of dress" alike."""
+    return f"A photo of {label}."
+
+
+def alignment_rows(photographs: Sequence[Photograph], seed: int) -> list[Row]:
+    """Rows of stage 1: a request for a brief description and the caption, a row a photograph."""
+    rng = random.Random(f"photographs align {seed}")
+    return [_row(photograph, [(rng.choice(BRIEFLY), caption(photograph.label))]) for photograph in photographs]
+
+
+def instruction_rows(photographs: Sequence[Photograph], labels: Sequence[str], seed: int) -> list[Row]:
+    """Rows of stage 2: the question for the label comes first, and a second one follows.
+
+    The first answer must come from the picture. The second question is nearly free, since the picture's tokens are read
+    once a row, and it keeps the model from answering everything with a label.
+    """
+    rng = random.Random(f"photographs instruct {seed}")
+    rows = []
+    for photograph in photographs:
+        label = photograph.label
+        other = rng.choice([name for name in labels if name != label])
+        rows.append(_row(photograph, [(rng.choice(ASKED), label), _second_turn(label, other, rng)]))
+    return rows
+
+
+def _second_turn(label: str, other: str, rng: random.Random) -> tuple[str, str]:
+    kind = rng.randrange(4)
+    if kind == 0:
+        return f"Does it show {label}?", "Yes."
+    if kind == 1:
+        return f"Does it show {other}?", f"No, it shows {label}."
+    if kind == 2:
+        first, second = rng.sample([label, other], 2)
+        return f"Is it {first} or {second}?", label
+    return rng.choice(BRIEFLY), caption(label)
+
+
+def _row(photograph: Photograph, turns: Sequence[tuple[str, str]]) -> Row:
+    """A row in the original's format; the picture stands before the first question."""
+    conversations = []
+    for number, (question, answer) in enumerate(turns):
+        conversations.append({"from": "human", "value": f"<image>\n{question}" if number == 0 else question})
+        conversations.append({"from": "gpt", "value": answer})
+    return {"id": photograph.path, "image": photograph.path, "conversations": conversations}

@@ -1,0 +1,327 @@
+"""`llavakit photographs`: what it reads, asks and counts; and the whole of it at tiny scale, killed and gone on with."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from llavakit.photographs.evaluate import named_label, share_right, wilson_interval
+from llavakit.photographs.labelled import Photograph, read_photographs
+from llavakit.photographs.pipeline import save_encoder_at
+from llavakit.photographs.probe import STRENGTHS, choose_l2, fit
+from llavakit.photographs.recipe import Recipe, StageSettings, sft_arguments, uses_bf16
+from llavakit.photographs.report import confusions, lead, shown_examples, write_report
+from llavakit.photographs.rows import QUESTION, alignment_rows, instruction_rows
+from llavakit.photographs.steps import NOTES, Steps
+from llavakit.rows.schema import normalize_row
+
+COLOURS = {"red_ball": (200, 30, 30), "green ball": (30, 160, 60), "blue": (40, 60, 200)}
+
+
+def draw(path: Path, colour: tuple[int, int, int], rng: random.Random) -> None:
+    """A disc of a colour somewhere on a grey ground."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGB", (40, 48), (rng.randrange(90, 140),) * 3)
+    left, top = rng.randrange(12), rng.randrange(16)
+    ImageDraw.Draw(picture).ellipse((left, top, left + 26, top + 26), fill=colour)
+    picture.save(path)
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    rng, folder = random.Random(0), tmp_path / "drawn"
+    for split, number in (("train", 8), ("validation", 3)):
+        for label, colour in COLOURS.items():
+            for place in range(number):
+                draw(folder / split / label / f"{place}.png", colour, rng)
+    return folder
+
+
+# ---- the folder ----
+
+
+def test_labels_are_folders_and_ids_are_paths(drawn: Path):
+    found = read_photographs(drawn)
+    assert found.labels == ["blue", "green ball", "red ball"]
+    assert (len(found.train), len(found.validation), found.left_out) == (24, 9, {})
+    assert found.train[-1] == Photograph("train/red_ball/7.png", "red ball")
+    paths = [photograph.path for photograph in found.train + found.validation]
+    assert len({*paths}) == len(paths) == 33, "equal names in two folders are two photographs"
+
+
+def test_without_splits_a_fifth_of_each_label_is_kept_back(drawn: Path):
+    found = read_photographs(drawn / "train")
+    assert [photograph.label for photograph in found.validation] == ["blue", "green ball", "red ball"]
+    assert len(found.train) == 21 and not {*found.train} & {*found.validation}
+    assert found == read_photographs(drawn / "train"), "the same each time"
+
+
+def test_what_a_file_is_its_content_decides(drawn: Path):
+    blue = drawn / "train" / "blue"
+    (blue / "0.png").rename(blue / "photograph")  # a picture without a suffix
+    (blue / "notes.jpg").write_text("no picture")
+    (blue / "cut.png").write_bytes((blue / "1.png").read_bytes()[:60])
+    (blue / ".DS_Store").write_bytes(b"\0")
+    found = read_photographs(drawn)
+    assert Photograph("train/blue/photograph", "blue") in found.train
+    assert [*found.left_out] == ["train/blue/cut.png", "train/blue/notes.jpg"]
+    assert all(path in reason for path, reason in found.left_out.items())
+
+
+@pytest.mark.parametrize(
+    ("take", "says"),
+    [("validation", "no validation/"), ("train", "no train/"), ("train/blue", r"\['blue'\] in validation/ alone")],
+)
+def test_a_folder_that_cannot_be_used_is_named(drawn: Path, tmp_path: Path, take: str, says: str):
+    (drawn / take).rename(tmp_path / "away")
+    with pytest.raises(ValueError, match=says):
+        read_photographs(drawn)
+
+
+def test_one_label_is_too_few(drawn: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="two labels"):
+        read_photographs(drawn / "train" / "blue")
+    with pytest.raises(ValueError, match="is no folder"):
+        read_photographs(tmp_path / "nowhere")
+
+
+# ---- the rows ----
+
+
+def test_rows_name_the_label_and_ask_for_it_first(drawn: Path):
+    found = read_photographs(drawn)
+    labels = {photograph.path: photograph.label for photograph in found.train}
+    for row in map(normalize_row, alignment_rows(found.train, seed=0)):
+        assert row["messages"][-1]["content"][0]["text"] == f"A photo of {labels[row['id']]}."
+    rows = instruction_rows(found.train, found.labels, seed=0)
+    assert (
+        rows == instruction_rows(found.train, found.labels, seed=0) != instruction_rows(found.train, found.labels, 1)
+    )
+    for row in map(normalize_row, rows):
+        first, answer, second, reply = ([block.get("text") for block in each["content"]] for each in row["messages"])
+        label = labels[row["id"]]
+        assert row["images"] == [row["id"]] and first[0] is None and answer == [label]
+        assert not any(name in first[1] for name in found.labels), "the first answer is in the picture alone"
+        named = [name for name in found.labels if name in second[0]]
+        assert reply[0] != "Yes." or named == [label]
+        assert not reply[0].startswith("No") or label not in named
+    assert any(QUESTION in row["conversations"][0]["value"] for row in rows)
+
+
+# ---- the answers ----
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("shirt", "shirt"),
+        ("T-Shirt.", "t-shirt"),
+        ("A photo of a t-shirt.", "t-shirt"),
+        ("It shows a long shirt", "long shirt"),
+        ("a shirt or a skirt", None),
+        ("a t-shirt, no shirt", None),
+        ("shirts", None),
+        ("nothing", None),
+        ("", None),
+    ],
+)
+def test_an_answer_names_one_label_or_none(answer: str, label: str | None):
+    assert named_label(answer, ["shirt", "t-shirt", "skirt", "long shirt"]) == label
+
+
+def test_shares_and_their_intervals():
+    photographs = [Photograph(str(number), "a" if number < 6 else "b") for number in range(10)]
+    assert share_right(photographs, {str(number): "a" for number in range(10)}) == 0.6
+    assert wilson_interval(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson_interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+
+
+# ---- the probe ----
+
+
+def test_the_probe_is_a_logistic_regression():
+    """At the minimum the gradient is zero: residuals are orthogonal to the features but for the penalty."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(90, 5, generator=generator)
+    truth = (features @ torch.randn(5, 3, generator=generator)).argmax(-1)
+    weight, bias = fit(features, truth, 3, l2=1e-2)
+    residual = (features @ weight + bias).softmax(-1) - torch.nn.functional.one_hot(truth, 3)
+    torch.testing.assert_close(features.T @ residual / 90, -1e-2 * weight, atol=1e-4, rtol=0)
+    torch.testing.assert_close(residual.sum(0), torch.zeros(3), atol=1e-2, rtol=0)
+
+
+def test_cross_validation_chooses_what_serves_unseen_photographs():
+    """Three channels tell the class, 200 are noise: with hardly any penalty the fit is perfect and worth little."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(240) % 3
+    told = torch.nn.functional.one_hot(truth, 3) * 2.0 + torch.randn(240, 3, generator=generator)
+    features = torch.cat([told, torch.randn(240, 200, generator=generator)], 1)
+    seen, unseen = slice(0, 60), slice(60, None)
+
+    def right(l2: float) -> float:
+        weight, bias = fit(features[seen], truth[seen], 3, l2)
+        return float(((features[unseen] @ weight + bias).argmax(-1) == truth[unseen]).float().mean())
+
+    chosen = choose_l2(features[seen], truth[seen], 3, seed=0)
+    assert chosen in STRENGTHS and right(chosen) >= max(map(right, STRENGTHS)) - 0.05
+
+
+# ---- the commands ----
+
+
+def test_the_commands_say_what_the_recipe_says(tmp_path: Path):
+    settings = StageSettings(2, 8, 5e-5, 5e-4, chat_template="plain")
+    given = sft_arguments("instruct", settings, tmp_path, tmp_path / "a.json", tmp_path, tmp_path / "b", True, seed=3)
+    flags = dict(zip(given[1::2], given[2::2], strict=True))
+    assert flags["--connector_learning_rate"] == 5e-4 and flags["--chat_template"] == "plain"
+    assert flags["--bf16"] == "true" and flags["--seed"] == 3 and flags["--resume_from_checkpoint"] == "true"
+    assert uses_bf16("bf16") and not uses_bf16("float32")
+
+
+def test_a_size_that_the_patches_do_not_divide_is_refused(tiny_backbones: tuple[str, str], tmp_path: Path):
+    with pytest.raises(ValueError, match="--image_size=30 is no multiple"):
+        save_encoder_at(tiny_backbones[0], 30, tmp_path / "vision")
+    save_encoder_at(tiny_backbones[0], 42, tmp_path / "vision")
+    written = json.loads((tmp_path / "vision" / "preprocessor_config.json").read_text())
+    assert written["crop_size"] == {"height": 42, "width": 42} and written["size"] == {"shortest_edge": 42}
+
+
+# ---- steps ----
+
+
+def test_a_step_is_done_once_and_cut_off_ones_again(tmp_path: Path):
+    done: list[str] = []
+
+    def fail(attempt: Any) -> None:
+        done.append("failed")
+        raise RuntimeError("cut off")
+
+    steps = Steps(tmp_path / "run", {"seed": 0})
+    steps.run("first", lambda attempt: done.append("first"))
+    with pytest.raises(RuntimeError, match="cut off"):
+        steps.run("second", fail)
+    with pytest.raises(ValueError, match="in use by another run"):
+        Steps(tmp_path / "run", {"seed": 0})
+    steps.close()
+    again = Steps(tmp_path / "run", {"seed": 0})
+    again.run("first", lambda attempt: done.append("first"))
+    again.run("second", lambda attempt: done.append("second"))
+    again.close()
+    assert done == ["first", "failed", "second"] and [*again.seconds] == ["first", "second"]
+    with pytest.raises(ValueError, match="seed was 0 and is now 1"):
+        Steps(tmp_path / "run", {"seed": 1}).close()
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path: Path):
+    (tmp_path / "chapter.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="holds something else"):
+        Steps(tmp_path, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["chapter.txt"]
+
+
+def test_a_command_that_outlived_its_run_is_waited_for(tmp_path: Path):
+    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    try:
+        (tmp_path / NOTES).write_text(json.dumps({"settings": {}, "steps": {}, "group": left.pid}))
+        with pytest.raises(ValueError, match=f"process group {left.pid}"):
+            Steps(tmp_path, {})
+    finally:
+        left.kill()
+        left.wait()
+    Steps(tmp_path, {}).close()
+
+
+# ---- the page ----
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    found = read_photographs(folder)
+    answers = []
+    for place, photograph in enumerate(found.validation):
+        named = {"model": "blue" if place % 2 else photograph.label, "blind": "blue", "probe": photograph.label}
+        answers.append(
+            {
+                "image": photograph.path,
+                "label": photograph.label,
+                "named": named,
+                "blind": "blue <b>&",
+                "model": "said",
+            }
+        )
+    return {
+        "question": QUESTION,
+        "labels": found.labels,
+        "photographs": {"train": 24, "validation": 9},
+        "left_out": {"train/blue/x": "train/blue/x: not <an> image"},
+        "accuracy": {"model": 6 / 9, "blind": 3 / 9, "probe": 1.0},
+        "interval": (0.35, 0.88),
+        "answers": answers,
+        "curves": {"align": [[10, 2.0], [20, 0.5]], "instruct": []},
+        "seconds": {"rows": 1.5, "align": 3700.0},
+        "machine": {"threads": 2, "bf16": True, "gpu": False},
+        "recipe": json.loads(json.dumps({**vars(Recipe()), "align": vars(Recipe().align)}, default=vars)),
+    }
+
+
+def test_the_page_has_figures_pictures_and_answers(drawn: Path, tmp_path: Path):
+    results = results_of(drawn)
+    page = write_report(results, tmp_path, drawn).read_text()
+    assert "66.7 %" in lead(results) and "35.0 to 88.0" in lead(results) and lead(results) in page
+    assert page.count("data:image/jpeg;base64,") == 9 == len(shown_examples(results["answers"], results["labels"]))
+    assert "blue &lt;b&gt;&amp;" in page and "not &lt;an&gt; image" in page and "<b>&" not in page
+    assert "62 min" in page and "from 2.000 to 0.500 in 20 steps" in page and "--question" in page
+    assert confusions(results["answers"])[0][:2] in [("green ball", "blue"), ("red ball", "blue")]
+    for outside in ("http", "<script", 'src="/'):
+        assert outside not in page.replace("http-equiv", "")
+
+
+# ---- all of it ----
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_killed_and_gone_on_with(drawn: Path, tiny_backbones: tuple[str, str], tmp_path: Path):
+    """Killed in the middle of a stage; the same command ends with a model, its answers and the page."""
+    vision, language = tiny_backbones
+    output = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "llavakit.cli", "photographs", str(drawn), "--output_dir", str(output),
+        "--vision", vision, "--language", language, "--image_size", "0", "--chat_template", "vicuna_v1",
+        "--align_epochs", "30", "--instruct_epochs", "2", "--precision", "float32",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, start_new_session=True)
+    while not [*output.glob("aligned/checkpoint-*")]:
+        assert process.poll() is None
+        time.sleep(0.02)
+    group = json.loads((output / NOTES).read_text())["group"]
+    for each in (process.pid, group):
+        os.killpg(each, signal.SIGKILL)
+    process.wait()
+    notes = json.loads((output / NOTES).read_text())
+    assert notes["steps"]["probe"]["done"] and not notes["steps"]["align"]["done"]
+    untrained = (output / "untrained" / "model.safetensors").stat().st_mtime_ns
+
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "init: done before" in done.stdout and "report.html" in done.stdout
+    assert (output / "untrained" / "model.safetensors").stat().st_mtime_ns == untrained
+    assert not [*output.glob("*/checkpoint-*")], "what only resuming needs is gone"
+
+    results = json.loads((output / "results.json").read_text())
+    assert {answer["image"] for answer in results["answers"]} == {f.path for f in read_photographs(drawn).validation}
+    assert len({answer["blind"] for answer in results["answers"]}) == 1, "without the picture all get one answer"
+    assert results["curves"]["align"][-1][0] == 90, "the steps of a run that was never killed"
+    assert results["accuracy"]["probe"] >= 0.9
+    page = (output / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 9 and f"{100 * results['accuracy']['model']:.1f} %" in page
+    assert (output / "inspect-instruct.html").stat().st_size > 10_000
+    history = json.loads((output / "model" / "config.json").read_text())["training_history"]
+    assert [record["stage"] for record in history] == ["align", "instruct"]
