@@ -96,7 +96,9 @@ def _readable(root: Path, photographs: list[Photograph], left_out: dict[str, str
 
 def _parted(photographs: list[Photograph]) -> tuple[list[Photograph], list[Photograph]]:
     """Training photographs and those kept back, label by label."""
-    train, validation, seen = [], [], dict.fromkeys((photograph.label for photograph in photographs), 0)
+    train: list[Photograph] = []
+    validation: list[Photograph] = []
+    seen = dict.fromkeys((photograph.label for photograph in photographs), 0)
     for photograph in photographs:
         seen[photograph.label] += 1
         (validation if seen[photograph.label] % KEPT_BACK == 0 else train).append(photograph)

@@ -143,8 +143,8 @@ class _Run:
 
     def found(self) -> Photographs:
         found = json.loads((self.folder / "found.json").read_text(encoding="utf-8"))
-        splits = ([Photograph(**each) for each in found[split]] for split in ("train", "validation"))
-        return Photographs(*splits, left_out=found["left_out"])
+        train, validation = ([Photograph(**each) for each in found[split]] for split in ("train", "validation"))
+        return Photographs(train, validation, found["left_out"])
 
     def results(self) -> dict[str, Any]:
         found = self.found()

@@ -323,5 +323,5 @@ def test_the_whole_of_it_killed_and_gone_on_with(drawn: Path, tiny_backbones: tu
     page = (output / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 9 and f"{100 * results['accuracy']['model']:.1f} %" in page
     assert (output / "inspect-instruct.html").stat().st_size > 10_000
-    history = json.loads((output / "model" / "config.json").read_text())["training_history"]
+    history = json.loads((output / "model" / "config.json").read_text())["provenance"]["training_history"]
     assert [record["stage"] for record in history] == ["align", "instruct"]
