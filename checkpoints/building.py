@@ -13,6 +13,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from ..modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ..processing import LlavaProcessor
 from .backbones import check_scores, grow_vocabulary, load_language_model, load_vision_tower, measure_prefix_tokens
+from .loading import naming_damage
 from .safe_writing import replace_files, staging_folder
 
 IMAGE_TOKEN = "<image>"
@@ -34,7 +35,7 @@ def build_llava(
     Args:
         vision: Path or Hub id of the vision encoder (CLIP, SigLIP, DINOv2, ...), with its image processor.
         language: Path or Hub id of the language model, with its tokenizer.
-        chat_template: A shipped name, Jinja text, or `None` for the tokenizer's own.
+        chat_template: A shipped name, a `.jinja` file, Jinja text, or `None` for the tokenizer's own.
         image_aspect_ratio: "crop" to a centred square (v1) or "pad" to a square with the mean colour (v1.5).
         vision_revision: Git revision of `vision` on the Hub.
         language_revision: Git revision of `language` on the Hub.
@@ -46,14 +47,18 @@ def build_llava(
 
     Raises:
         ValueError: From the parts: an unknown projector type, template, or encoder.
+        DamagedFile: A file of a backbone is damaged; it is named.
         OSError: A backbone that is not there.
     """
     revisions = {"vision_revision": vision_revision, "language_revision": language_revision}
     model = build_model(vision, language, trust_remote_code=trust_remote_code, **revisions, **model_options)
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    with naming_damage(vision, language):
+        image_processor = AutoImageProcessor.from_pretrained(vision, revision=vision_revision or "main", **hub)
+        tokenizer = AutoTokenizer.from_pretrained(language, revision=language_revision or "main", **hub)
     processor = LlavaProcessor(
-        AutoImageProcessor.from_pretrained(vision, revision=vision_revision or "main", **hub),
-        AutoTokenizer.from_pretrained(language, revision=language_revision or "main", **hub),
+        image_processor,
+        tokenizer,
         patch_size=model.config.vision_config.patch_size,
         vision_feature_select_strategy=model.config.vision_feature_select_strategy,
         chat_template=chat_template,
@@ -93,17 +98,20 @@ def build_model(
 
     Raises:
         ValueError: If a checkpoint cannot serve as the backbone it is given for, saying why.
+        DamagedFile: A file of a backbone is damaged; it is named.
         OSError: A backbone that is not there.
     """
     hub: dict[str, Any] = {"revision": language_revision or "main", "trust_remote_code": trust_remote_code}
-    tokenizer: Any = AutoTokenizer.from_pretrained(language, **hub)
-    causal = load_language_model(language, dtype=dtype or "auto", **hub)
+    with naming_damage(language):
+        tokenizer: Any = AutoTokenizer.from_pretrained(language, **hub)
+        causal = load_language_model(language, dtype=dtype or "auto", **hub)
     # The processor adds the token to the same tokenizer, and gets the same id.
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)])
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
 
     hub["revision"] = vision_revision or "main"
-    tower = load_vision_tower(vision, dtype=causal.dtype, **hub)
+    with naming_damage(vision):
+        tower = load_vision_tower(vision, dtype=causal.dtype, **hub)
     prefix = measure_prefix_tokens(tower)
     if config_fields.setdefault("num_additional_image_tokens", prefix) not in (prefix, None):
         raise ValueError(

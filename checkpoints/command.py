@@ -1,7 +1,6 @@
 """`llavakit init`: two backbones become an untrained LLaVA."""
 
 import argparse
-from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,16 +27,13 @@ def _init(args: argparse.Namespace) -> int:
 
     from .building import build_llava, save_llava
 
-    template = None if args.chat_template == "tokenizer" else args.chat_template
-    if template is not None and template.endswith((".jinja", ".j2")):
-        template = Path(template).read_text(encoding="utf-8")
     layers = args.vision_feature_layer
     set_seed(args.seed)
     model, processor = build_llava(
         args.vision,
         args.language,
         projector_type=args.projector_type,
-        chat_template=template,
+        chat_template=None if args.chat_template == "tokenizer" else args.chat_template,
         image_aspect_ratio=args.image_aspect_ratio,
         vision_feature_layer=layers[0] if len(layers) == 1 else layers,
         vision_feature_select_strategy=args.vision_feature_select_strategy,

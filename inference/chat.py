@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ..checkpoints.loading import load_model, load_processor
 from ..rows.images import open_image
 from .session import ChatSession
 
@@ -36,10 +36,11 @@ def load_llava(path: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
         The model in eval mode, and the processor.
 
     Raises:
+        DamagedFile: A file of the checkpoint is damaged; it is named.
         OSError: There is no checkpoint of that name.
     """
-    processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
-    model: Any = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=trust_remote_code)
+    processor = load_processor(path, trust_remote_code=trust_remote_code)
+    model = load_model(path, trust_remote_code=trust_remote_code)
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return model.to(device).eval(), processor
 

@@ -20,22 +20,30 @@ SHIPPED_TEMPLATES = {
     "phi3": _FOLDER / "phi3.jinja",
 }
 
+_FILE_SUFFIXES = (".jinja", ".j2")
 _NAME = re.compile(r"[\w.\-]+")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def template_text(template: str) -> str:
-    """The Jinja text of a template given by its shipped name; Jinja text is returned as it is.
+    """The Jinja text of a template given by its shipped name or its file; Jinja text is returned as it is.
 
     Raises:
         ValueError: If the name is unknown, or known but the files are not there (in the code that a checkpoint
-            carries: its own template is in its `chat_template.jinja`).
+            carries: its own template is in its `chat_template.jinja`); or the file cannot be read.
     """
+    if template.endswith(_FILE_SUFFIXES) and "\n" not in template:
+        try:
+            return Path(template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"chat_template={template!r} cannot be read: {error}. Give a file of Jinja text."
+            ) from error
     if not _NAME.fullmatch(template):
         return template
     if template not in SHIPPED_TEMPLATES:
         raise ValueError(
-            f"chat_template={template!r} is neither Jinja text nor a shipped name. Known names: "
+            f"chat_template={template!r} is neither Jinja text, a .jinja file nor a shipped name. Known names: "
             f"{', '.join(SHIPPED_TEMPLATES)}. Pass None for the tokenizer's own."
         )
     path = SHIPPED_TEMPLATES[template]

@@ -18,8 +18,8 @@ class LlavaSFTConfig(SFTConfig):
         stage: "align" trains the connector alone (stage 1, feature alignment); "instruct" trains the connector and the
             language model (stage 2, instruction tuning). The vision tower is frozen in both (arXiv:2304.08485, 4.2).
         connector_learning_rate: Learning rate of the connector in stage "instruct". Default: `learning_rate`.
-        chat_template: Train with this template, a shipped name or Jinja text, in place of the processor's own, which the
-            checkpoint keeps. Stage 1 of LLaVA-1.5 uses "plain".
+        chat_template: Train with this template (a shipped name, a `.jinja` file, or Jinja text) in place of the processor's
+            own, which the checkpoint keeps. Stage 1 of LLaVA-1.5 uses "plain".
         group_by_modality_length: Make batches of one modality and of similar length (LLaVA-1.5). Not for streaming.
         on_bad_row: "error" stops before training at the first row that cannot be used; "skip" leaves such rows out and
             reports how many and which.
@@ -43,7 +43,9 @@ class LlavaSFTConfig(SFTConfig):
     )
     chat_template: str | None = field(
         default=None,
-        metadata={"help": "Train with this template (a shipped name or Jinja text); the checkpoint keeps its own."},
+        metadata={
+            "help": "Train with this template (a shipped name, a .jinja file or Jinja text); the checkpoint keeps its own."
+        },
     )
     group_by_modality_length: bool = field(
         default=False,

@@ -10,12 +10,13 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from ..checkpoints.connector_files import CONNECTOR_FILE, load_connector, save_connector
+from ..checkpoints.loading import load_model, load_processor
 from ..checkpoints.model_card import write_model_card
 from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
 from ..modeling_llava.model_parts import part_of
@@ -84,9 +85,7 @@ class LlavaSFTTrainer(SFTTrainer):
         llava: Any = model
         llava.set_stage(args.stage)
         if processing_class is None:
-            processing_class = AutoProcessor.from_pretrained(
-                llava.config.name_or_path, trust_remote_code=args.trust_remote_code
-            )
+            processing_class = load_processor(llava.config.name_or_path, trust_remote_code=args.trust_remote_code)
         if data_collator is None:
             data_collator = LlavaCollator(
                 processing_class,
@@ -342,7 +341,7 @@ def _load_model(path: str, args: LlavaSFTConfig) -> PreTrainedModel:
     if isinstance(kwargs["dtype"], str) and kwargs["dtype"] != "auto":
         kwargs["dtype"] = getattr(torch, kwargs["dtype"])
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
-    return AutoModelForImageTextToText.from_pretrained(path, **kwargs)
+    return load_model(path, **kwargs)
 
 
 def _screened(

@@ -2,14 +2,13 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from tqdm import tqdm
-from transformers import AutoConfig, AutoProcessor
 
-from ...processing import SHIPPED_TEMPLATES, LlavaProcessor
+from ...checkpoints.loading import load_config, load_processor
+from ...processing import SHIPPED_TEMPLATES, LlavaProcessor, template_text
 from ...reports.tables import show
 from ...rows.files import replacing
 from ...rows.loading import read_raw_rows
@@ -61,7 +60,7 @@ def inspect_data(
     watched = tqdm(rows, desc="Inspecting", unit=" rows", disable=None, leave=False)
     found = inspect_rows(watched, collator, image_folder=folder, num_rows=num_rows, num_proc=num_proc)
     found.data, found.model, found.chat_template = str(data), str(model), _template_name(processor)
-    _compare_with_model(found, AutoConfig.from_pretrained(str(model), trust_remote_code=trust_remote_code))
+    _compare_with_model(found, load_config(str(model), trust_remote_code=trust_remote_code))
 
     if html is not None:
         with replacing(html) as beside:  # a page is whole, or the one before
@@ -73,13 +72,11 @@ def inspect_data(
 
 
 def _load_processor(model: str, chat_template: str | None, trust_remote_code: bool) -> LlavaProcessor:
-    processor = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
+    processor = load_processor(model, trust_remote_code=trust_remote_code)
     if not isinstance(processor, LlavaProcessor):
         raise ValueError(f"model={model!r} has a {type(processor).__name__}; give a checkpoint of `llavakit init`.")
-    if chat_template is not None and chat_template.endswith((".jinja", ".j2")):
-        chat_template = Path(chat_template).read_text(encoding="utf-8")
     if chat_template is not None:
-        processor.chat_template = chat_template
+        processor.chat_template = template_text(chat_template)
     return processor
 
 

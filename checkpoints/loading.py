@@ -1,0 +1,85 @@
+"""Loading what was saved. Where that fails over a damaged file, the file is named, in one line, with what to do about it."""
+
+import contextlib
+import os
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from .checkpoint_files import base_of
+from .damage import find_damage
+
+
+class DamagedFile(ValueError):
+    """A file of a checkpoint cannot be read, or would do more than be read. Nothing in it was run."""
+
+
+def load_model(path: str | os.PathLike, **options: Any) -> Any:
+    """Load a LLaVA; `options` are those of `from_pretrained`.
+
+    Raises:
+        DamagedFile: A file of it is damaged; it is named.
+        OSError: There is no checkpoint of that name.
+    """
+    with naming_damage(path):
+        return AutoModelForImageTextToText.from_pretrained(path, **options)
+
+
+def load_processor(path: str | os.PathLike, **options: Any) -> Any:
+    """Load the processor of a LLaVA; raises as `load_model`."""
+    with naming_damage(path):
+        return AutoProcessor.from_pretrained(path, **options)
+
+
+def load_config(path: str | os.PathLike, **options: Any) -> Any:
+    """Load the config of a LLaVA; raises as `load_model`."""
+    with naming_damage(path):
+        return AutoConfig.from_pretrained(path, **options)
+
+
+@contextlib.contextmanager
+def naming_damage(*paths: str | os.PathLike) -> Iterator[None]:
+    """Where loading any of these checkpoints fails, look for a damaged file; if there is none, the error goes on as it was.
+
+    Raises:
+        DamagedFile: In place of the error: what the libraries say of damage is a traceback without the file's name, or
+            invites to load it without their protection.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Of a pickled file that torch then refuses
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            yield
+    except Exception as error:
+        for path in paths:
+            for folder in _folders(path):
+                damage = find_damage(folder)
+                if damage is not None:
+                    raise DamagedFile(damage) from None
+        if isinstance(error, pickle.UnpicklingError):
+            raise DamagedFile(
+                f"{paths[0]}: its weights are no file of tensors alone, so they were not loaded, and nothing in them was "
+                "run. Do not load them by other means; ask for .safetensors."
+            ) from None
+        raise
+
+
+def _folders(path: str | os.PathLike) -> list[Path]:
+    """The folder of a checkpoint, in the Hub's cache if need be, and that of the model an adapter belongs to."""
+    folder = Path(path)
+    if not folder.is_dir():
+        try:
+            cached = try_to_load_from_cache(str(path), "config.json")
+        except HFValidationError:
+            cached = None
+        if not isinstance(cached, str):
+            return []
+        folder = Path(cached).parent
+    base = base_of(folder)
+    return [folder] if base is None else [folder, base]
