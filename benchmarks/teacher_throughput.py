@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 
 from llavakit.data_generation.teachers.generate import generate
+from llavakit.endpoints.client import OpenAIClient
 from llavakit.endpoints.limits import Limits
-from llavakit.endpoints.openai_teacher import OpenAITeacher
 
 SERVER = Path(__file__).resolve().parents[1] / "tests" / "data_generation" / "teacher_server.py"
 CAPTIONS = ["A man rides a brown horse along the beach.", "Somebody on a horse, close to the water.", "A horse runs."]
@@ -44,7 +44,7 @@ def run(folder: Path, contexts: int, base_url: str, concurrency: int, results: "
         for number in range(contexts):
             context = {"id": f"{number:09d}", "image": None, "captions": CAPTIONS, "instances": BOXES}
             lines.write(json.dumps(context) + "\n")
-    teacher, start, cpu = OpenAITeacher("m", base_url), time.perf_counter(), time.process_time()
+    teacher, start, cpu = OpenAIClient("m", base_url), time.perf_counter(), time.process_time()
     limits = Limits(concurrency=concurrency)
     summary = generate(folder / "contexts.jsonl", folder / "RUN", teacher, ["detail"], limits=limits)
     assert summary.counts == {"answered": contexts}, summary

@@ -9,10 +9,13 @@ class Budget:
     Args:
         limit: Most dollars, over all runs into the same folder; None is no limit.
         spent: Dollars spent before.
+
+    Attributes:
+        reached: A call had no room.
     """
 
     def __init__(self, limit: float | None = None, spent: float = 0.0) -> None:
-        self.limit, self.spent = limit, spent
+        self.limit, self.spent, self.reached = limit, spent, False
         self._reserved, self._in_flight = 0.0, 0
         self._settled = asyncio.Event()
 
@@ -24,6 +27,7 @@ class Budget:
         """
         while self.limit is not None and self.spent + self._reserved + most > self.limit:
             if self._in_flight == 0:
+                self.reached = True
                 return False
             self._settled.clear()
             await self._settled.wait()

@@ -24,8 +24,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .request import Request
-from .teacher import Answer
+from .caller import Reply
 
 Line = dict[str, Any]
 
@@ -33,32 +32,23 @@ NAME = "journal.jsonl"
 STATUSES = ("answered", "failed", "refused")
 
 
-def journal_line(
-    request: Request,
-    model: str,
-    status: str,
-    reason: str | None = None,
-    answer: Answer | None = None,
-    *,
-    tokens: tuple[int, int] = (0, 0),
-    dollars: float | None = None,
-    attempts: int = 1,
-) -> Line:
+def journal_line(reply: Reply, model: str) -> Line:
     """A line for the journal, as the module describes it."""
+    request, completion = reply.request, reply.completion
     return {
         "key": request.key,
         "id": request.context_id,
         "type": request.type,
-        "status": status,
-        "text": answer.text if answer else None,
-        "reason": reason,
+        "status": reply.status,
+        "text": reply.text,
+        "reason": reply.reason,
         "question": request.question,
         "model": model,
-        "finish_reason": answer.finish_reason if answer else None,
-        "prompt_tokens": tokens[0],
-        "completion_tokens": tokens[1],
-        "dollars": dollars,
-        "attempts": attempts,
+        "finish_reason": completion.finish_reason if completion else None,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "dollars": reply.dollars,
+        "attempts": reply.attempts,
     }
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a teacher: one answer, about one image."""
+"""What is asked of a model: one answer."""
 
 import base64
 import os
@@ -22,7 +22,7 @@ IMAGE_TYPES = {
 
 @dataclass(frozen=True)
 class Request:
-    """One call to a teacher.
+    """One call to a model.
 
     Attributes:
         key: `<context id>/<type>`, unique in a run.
@@ -35,6 +35,7 @@ class Request:
         question: The question that the answer is for, where it was drawn beforehand and not left to the teacher.
         image: Path of the picture that goes along; None for a teacher that sees text only.
         response_format: OpenAI's `response_format`, where the answer must keep to a JSON schema.
+        fields: Further fields of the call's body.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Request:
     question: str | None = None
     image: str | None = None
     response_format: dict[str, Any] | None = None
+    fields: Mapping[str, Any] | None = None
 
     def chat_messages(self) -> list[Message]:
         """The messages as an endpoint takes them, the picture as a data URI.

@@ -58,7 +58,8 @@ def run_task(
         The scores; None where they need a judge, or the benchmark's server.
 
     Raises:
-        ValueError: The folder holds another run, questions or images are missing, or the files are of another form.
+        ValueError: The folder holds another run, questions or images are missing, the files are of another form, or
+            nothing at all was answered.
     """
     paths, folder = [Path(path) for path in data], Path(output_dir)
     examples = first_clusters(task, task.read(paths), limit)
@@ -88,9 +89,30 @@ def run_task(
         if not retry_failed:
             waiting = [example for example in waiting if example.id not in answers]
         questions = _questions(waiting, run, image_folder)
-        for answer in tqdm(engine.answer(questions), total=len(waiting), desc=task.name, unit="question"):
-            predictions.write([prediction_line(answer)])
+        progress = tqdm(engine.answer(questions), total=len(waiting), desc=task.name, unit="question")
+        _keep(progress, predictions, any(text is not None for text in answers.values()))
     return finish(task, examples, folder, run, allow_partial)
+
+
+def _keep(answers: Iterable[Answer], predictions: Journal, answered: bool) -> None:
+    """Write answers as they come.
+
+    A failure is written with the next answer. When none comes, it is no fault of the question: the model or the server is
+    at fault, and the question stays to be asked.
+
+    Raises:
+        ValueError: Nothing was answered, now or before.
+    """
+    failed: list[Answer] = []
+    for answer in answers:
+        if answer.error is not None:
+            failed.append(answer)
+            continue
+        predictions.write(map(prediction_line, [*failed, answer]))
+        failed, answered = [], True
+    if failed and not answered:
+        raise ValueError(f"none of {len(failed):,} questions was answered, the last as: {failed[-1].error}")
+    predictions.write(map(prediction_line, failed))
 
 
 def finish(

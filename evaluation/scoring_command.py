@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..endpoints import flags
 from .reading.hub import local_paths
 
 
@@ -62,6 +63,8 @@ def _add_run(steps: Any) -> None:
     run.add_argument("--image_folder", default=None, help="where image paths start (default: the data's folder)")
     run.add_argument("--base_url", default=None, help="of an OpenAI-compatible server that has the model")
     run.add_argument("--api_key_env", default="OPENAI_API_KEY", help="variable with the server's key (%(default)s)")
+    run.add_argument("--timeout", type=float, default=120.0, help="with --base_url: seconds for a whole answer")
+    flags.add_body(run)
     run.add_argument("--batch_size", type=int, default=16, help="questions read, or calls made, at once (%(default)s)")
     run.add_argument("--max_new_tokens", type=int, default=None, help="longest answer (default: the task's)")
     run.add_argument("--limit", type=int, default=None, help="ask about the first so many questions or groups only")
@@ -140,11 +143,17 @@ def _run(args: argparse.Namespace) -> int:
 
 def _engine(args: argparse.Namespace) -> Any:
     if args.base_url:
-        from ..endpoints.openai_teacher import api_key_from
+        from ..endpoints.client import api_key_from
+        from ..endpoints.options import RequestOptions, parse_extra_body
         from ..inference.server_engine import ServerEngine
 
-        key = api_key_from(args.api_key_env, args.base_url)
-        return ServerEngine(args.base_url, args.model, key, concurrency=args.batch_size)
+        key, token_limit = api_key_from(args.api_key_env, args.base_url), args.token_limit or "max_tokens"
+        options = RequestOptions(0.0, token_limit=token_limit, extra_body=parse_extra_body(args.extra_body))
+        return ServerEngine(
+            args.base_url, args.model, key, concurrency=args.batch_size, timeout=args.timeout, options=options
+        )
+    if args.extra_body or args.token_limit:
+        raise ValueError("--extra_body and --token_limit are for a server: give its --base_url.")
     from ..inference.chat import load_llava
     from ..inference.local_engine import LocalEngine
 

@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...endpoints.chat_format import Sampling, chat_body, error_of_status, judge, read_completion
+from ...endpoints.answers import parse_completion, read_completion
+from ...endpoints.caller import Reply
+from ...endpoints.chat_model import CallError, Completion
+from ...endpoints.errors import error_of_status
 from ...endpoints.journal import Journal, Line, Progress, journal_line, journal_lines
+from ...endpoints.options import RequestOptions, chat_body
 from ...endpoints.prices import Price
 from ...endpoints.request import Request
-from ...endpoints.teacher import Answer, TeacherError
 from ...rows.files import read_rows
 from ..prompts.prompt import Prompt, load_prompt
 from .generate import Summary, open_requests
@@ -48,7 +51,7 @@ class BatchFile:
 
 def write_batch(
     run: RunFolder,
-    sampling: Sampling | None = None,
+    options: RequestOptions | None = None,
     retry_failed: bool = False,
     max_lines: int = MAX_LINES,
     max_bytes: int = MAX_BYTES,
@@ -57,7 +60,7 @@ def write_batch(
 
     Args:
         run: The run's folder.
-        sampling: How answers are drawn.
+        options: How answers are drawn.
         retry_failed: Ask again for what failed.
         max_lines: Most requests in a file.
         max_bytes: Most bytes in a file.
@@ -73,7 +76,7 @@ def write_batch(
     with Journal(run.path) as journal:
         progress = Progress(journal_lines(run.path), retry_failed)
         requests = open_requests(run, _prompts(run), progress, run.settings["image_folder"])
-        lines = _request_lines(requests, run.settings["model"], sampling or Sampling(), journal)
+        lines = _request_lines(requests, run.settings["model"], options or RequestOptions(), journal)
         folder = next(path for n in itertools.count(1) if not (path := run.path / f"batch-{n}").exists())
         beside = run.path / ".batch.part"
         shutil.rmtree(beside, ignore_errors=True)
@@ -87,13 +90,13 @@ def write_batch(
 
 
 def _request_lines(
-    requests: Iterable[Request | Line], model: str, sampling: Sampling, journal: Journal
+    requests: Iterable[Request | Reply], model: str, options: RequestOptions, journal: Journal
 ) -> Iterator[bytes]:
     for request in requests:
-        if isinstance(request, dict):  # why it is not asked
-            journal.write([request])
+        if isinstance(request, Reply):  # why it is not asked
+            journal.write([journal_line(request, model)])
             continue
-        line = {"custom_id": request.key, "method": "POST", "url": URL, "body": chat_body(request, model, sampling)}
+        line = {"custom_id": request.key, "method": "POST", "url": URL, "body": chat_body(request, model, options)}
         yield json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
@@ -179,7 +182,7 @@ def _key(line: bytes, name: str) -> str:
 
 
 def _answer_lines(
-    requests: Iterable[Request | Line],
+    requests: Iterable[Request | Reply],
     outputs: Sequence[str | os.PathLike],
     places: Mapping[str, list[Place]],
     model: str,
@@ -201,22 +204,26 @@ def _answer_lines(
 
 
 def _journal_line(request: Request, content: dict[str, Any], model: str, price: Price | None) -> Line:
-    answer: Answer | None = None
+    reply = Reply(request, attempts=1)
     try:
-        answer = _answer(content)
-        status, reason = judge(answer)
-    except TeacherError as error:
-        status, reason = "refused" if error.refused else "failed", error.reason
-    tokens = (answer.prompt_tokens or 0, answer.completion_tokens or 0) if answer else (0, 0)
-    dollars = price.dollars(*tokens) if price else None
-    return journal_line(request, model, status, reason, answer, tokens=tokens, dollars=dollars)
+        completion = _completion(content)
+        reading = read_completion(completion)
+        reply.status, reply.text, reply.reason, reply.completion = (
+            reading.status, reading.text, reading.reason, completion,
+        )  # fmt: skip
+        reply.prompt_tokens = completion.prompt_tokens or 0
+        reply.completion_tokens = completion.completion_tokens or 0
+    except CallError as error:
+        reply.status, reply.reason = "refused" if error.refused else "failed", error.reason
+    reply.dollars = price.dollars(reply.prompt_tokens, reply.completion_tokens) if price else None
+    return journal_line(reply, model)
 
 
-def _answer(content: dict[str, Any]) -> Answer:
+def _completion(content: dict[str, Any]) -> Completion:
     response, error = content["response"], content.get("error")
     if error or not isinstance(response, dict):
         message = error.get("message") or error.get("code") if isinstance(error, dict) else error
-        raise TeacherError(f"the batch brought no answer: {message or 'no reason given'}")
+        raise CallError(f"the batch brought no answer: {message or 'no reason given'}")
     if response.get("status_code") != 200:
         raise error_of_status(int(response.get("status_code") or 0), response.get("body"))
-    return read_completion(response.get("body"))
+    return parse_completion(response.get("body"))

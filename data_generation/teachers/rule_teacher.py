@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
 
+from ...endpoints.chat_model import CallError, Completion
 from ...endpoints.request import Request
-from ...endpoints.teacher import Answer, TeacherError
 from ..prompts.structured import MIN_QA, MIN_WORDS
 from .rule_reasoning import reasoning
 from .scene import Scene, area, place, share
@@ -70,19 +70,19 @@ class RuleTeacher:
     def __init__(self, seed: int = 0):
         self.seed = seed
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> Completion:
         """Answer from the request's context.
 
         Raises:
-            TeacherError: There is no rule for the type, or the context has nothing to speak of.
+            CallError: There is no rule for the type, or the context has nothing to speak of.
         """
         if request.type not in RULES:
-            raise TeacherError(f"the rule teacher has no rule for type {request.type!r}; it has {tuple(RULES)}.")
+            raise CallError(f"the rule teacher has no rule for type {request.type!r}; it has {tuple(RULES)}.")
         scene = Scene(request.context)
         if not scene.captions and not scene.counts:
-            raise TeacherError("the context has neither captions nor objects, and a rule cannot see the image.")
+            raise CallError("the context has neither captions nor objects, and a rule cannot see the image.")
         text = RULES[request.type](scene, random.Random(f"{self.seed}/{request.key}"))
-        return Answer(text, "stop", prompt_tokens=0, completion_tokens=0)
+        return Completion(text, "stop", prompt_tokens=0, completion_tokens=0)
 
     async def close(self) -> None:
         """Nothing is held open."""

@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...endpoints import flags
 from ..reading.hub import local_paths
 
 if TYPE_CHECKING:
+    from ...endpoints.client import OpenAIClient
     from ...endpoints.limits import Limits
-    from ...endpoints.openai_teacher import OpenAITeacher
     from ...endpoints.prices import Price
 
 
@@ -26,24 +27,14 @@ def add_parsers(verbs: Any) -> None:
 def add_judge_options(judge: Any, required: bool) -> None:
     """Which judge, how it is asked, and for how much."""
     judge.add_argument("--model", required=required, help="the judge")
-    judge.add_argument("--base_url", default=None, help="of an OpenAI-compatible endpoint (default: OpenAI's)")
-    judge.add_argument("--api_key_env", default="OPENAI_API_KEY", help="environment variable with the API key")
-    judge.add_argument("--temperature", type=float, default=None, help="default: that of the benchmark's script")
-    judge.add_argument(
-        "--token_limit",
-        default=None,
-        choices=("max_tokens", "max_completion_tokens"),
-        help="the field that limits a verdict's length (default: max_tokens for a --base_url, else max_completion_tokens)",
-    )
-    judge.add_argument("--input_price", type=float, default=None, help="dollars for a million tokens read")
-    judge.add_argument("--output_price", type=float, default=None, help="dollars for a million tokens written")
-    judge.add_argument("--budget", type=float, default=None, help="stop at so many dollars; a larger one goes on")
-    judge.add_argument("--concurrency", type=int, default=8, help="most calls at once (default: %(default)s)")
-    judge.add_argument("--rpm", type=float, default=None, help="most calls in a minute")
-    judge.add_argument("--attempts", type=int, default=6, help="most calls for one verdict (default: %(default)s)")
+    flags.add_endpoint(judge)
+    flags.add_sampling(judge, temperature="that of the benchmark's script")
+    flags.add_body(judge)
+    flags.add_price(judge)
+    flags.add_limits(judge, concurrency=8, what="verdict")
 
 
-def open_judge(args: argparse.Namespace, temperature: float) -> "tuple[OpenAITeacher, Price | None, Limits]":
+def open_judge(args: argparse.Namespace, temperature: float) -> "tuple[OpenAIClient, Price | None, Limits]":
     """The judge that the options of `add_judge_options` name, its price where one is known, and the limits.
 
     Args:
@@ -53,19 +44,7 @@ def open_judge(args: argparse.Namespace, temperature: float) -> "tuple[OpenAITea
     Raises:
         ValueError: No API key, or a budget for a model without a price.
     """
-    from ...endpoints.chat_format import Sampling
-    from ...endpoints.limits import Limits
-    from ...endpoints.openai_teacher import OpenAITeacher, api_key_from
-    from ...endpoints.prices import find_price, shipped_prices
-
-    asked = (args.budget, args.input_price, args.output_price)
-    unpriced = asked == (None, None, None) and args.model not in shipped_prices()["dollars_per_million_tokens"]
-    price = None if unpriced else find_price(args.model, args.input_price, args.output_price)
-    chosen = temperature if args.temperature is None else args.temperature
-    token_limit = args.token_limit or ("max_tokens" if args.base_url else "max_completion_tokens")
-    key = api_key_from(args.api_key_env, args.base_url)
-    judge = OpenAITeacher(args.model, args.base_url, key, Sampling(chosen, token_limit=token_limit), name="judge")
-    return judge, price, Limits(args.concurrency, args.rpm, attempts=args.attempts, budget=args.budget)
+    return flags.client_from(args, "judge", temperature), flags.price_from(args), flags.limits_from(args)
 
 
 def _judge(args: argparse.Namespace) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...endpoints.chat_model import ChatModel
 from ...endpoints.limits import Limits
 from ...endpoints.prices import Price
-from ...endpoints.teacher import Teacher
 from ..reading.answers import Answers, some
 from ..task import Example
 from .judge import ask_judge, left_to_ask, text_of
@@ -47,7 +47,7 @@ def judge_answers(
     task: JudgedTask,
     examples: Sequence[Example],
     answers: Answers,
-    judge: Teacher,
+    judge: ChatModel,
     folder: str | os.PathLike,
     *,
     both_orders: bool = False,

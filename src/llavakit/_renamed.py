@@ -11,7 +11,10 @@ from types import ModuleType
 RENAMED = {
     "data_generation.files": "rows.files",
     "data_generation.generate": "data_generation.teachers.generate",
-    "data_generation.teacher": "endpoints.teacher",
+    "data_generation.openai_teacher": "endpoints.client",
+    "data_generation.teacher": "endpoints.chat_model",
+    "endpoints.openai_teacher": "endpoints.client",
+    "endpoints.teacher": "endpoints.chat_model",
     "modeling_llava.backbones": "checkpoints.backbones",
     "modeling_llava.connector_files": "checkpoints.connector_files",
     "modeling_llava.model_card": "checkpoints.model_card",
@@ -21,6 +24,14 @@ RENAMED = {
     "train.inspection": "train.inspect",
     "train.initialize": "checkpoints.building",
     "train.rows": "rows.schema",
+}
+
+# What such a module called its things -> their name now
+RENAMED_THINGS = {
+    "Answer": "Completion",
+    "OpenAITeacher": "OpenAIClient",
+    "Teacher": "ChatModel",
+    "TeacherError": "CallError",
 }
 
 
@@ -45,4 +56,6 @@ class _FormerNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__
-        sys.modules[name] = importlib.import_module(f"llavakit.{RENAMED[name.removeprefix('llavakit.')]}")
+        present = importlib.import_module(f"llavakit.{RENAMED[name.removeprefix('llavakit.')]}")
+        vars(present).update({old: vars(present)[new] for old, new in RENAMED_THINGS.items() if new in vars(present)})
+        sys.modules[name] = present

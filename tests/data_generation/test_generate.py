@@ -15,12 +15,12 @@ from PIL import Image
 from llavakit.cli import main
 from llavakit.data_generation.prompts.prompt import load_prompt
 from llavakit.data_generation.teachers.generate import Summary, generate
+from llavakit.endpoints.chat_model import CallError, Completion
+from llavakit.endpoints.client import OpenAIClient
 from llavakit.endpoints.journal import Journal, journal_lines, read_journal
 from llavakit.endpoints.limits import Limits
-from llavakit.endpoints.openai_teacher import OpenAITeacher
 from llavakit.endpoints.prices import Price
 from llavakit.endpoints.request import Request
-from llavakit.endpoints.teacher import Answer, TeacherError
 from llavakit.rows.files import write_rows
 
 from .teacher_server import RunningServer, digest, running_server
@@ -56,7 +56,7 @@ def run(tmp_path: Path, contexts: Path, server: RunningServer) -> Run:
     def run(types: tuple[str, ...] = TYPES, model: str = "m", key: str | None = None, **changes: Any) -> Summary:
         names = ("concurrency", "requests_per_minute", "attempts", "failures_in_a_row", "budget", "first_wait")
         limits = Limits(**QUICK | {name: changes.pop(name) for name in names if name in changes})
-        teacher = OpenAITeacher(model, server.base_url, key, timeout=changes.pop("timeout", 10.0))
+        teacher = OpenAIClient(model, server.base_url, key, timeout=changes.pop("timeout", 10.0))
         return generate(contexts, tmp_path / "RUN", teacher, types, limits=limits, **changes)
 
     return run
@@ -213,13 +213,13 @@ def test_retry_after_holds_for_every_call(contexts: Path, tmp_path: Path) -> Non
         name = model = "overloaded"
         times: list[float] = []
 
-        async def answer(self, request: Request) -> Answer:
+        async def answer(self, request: Request) -> Completion:
             self.times.append(time.monotonic())
             number = len(self.times)
             await asyncio.sleep(0.001)
             if number == 3:
-                raise TeacherError("slowly", retry=True, retry_after=0.5)
-            return Answer("An answer.")
+                raise CallError("slowly", retry=True, retry_after=0.5)
+            return Completion("An answer.")
 
         async def close(self) -> None: ...
 
@@ -295,7 +295,7 @@ def test_an_answer_counts_when_it_is_on_disk(tmp_path: Path, monkeypatch: pytest
 
 
 def test_an_endpoint_that_is_down_stops_the_run(contexts: Path, tmp_path: Path) -> None:
-    teacher = OpenAITeacher("m", "http://127.0.0.1:9/v1")
+    teacher = OpenAIClient("m", "http://127.0.0.1:9/v1")
     limits = Limits(attempts=2, failures_in_a_row=3, concurrency=2, **QUICK)
     with pytest.raises(ValueError, match="3 keys in a row failed, the last with: the endpoint cannot be reached"):
         generate(contexts, tmp_path / "RUN", teacher, limits=limits)
@@ -328,7 +328,7 @@ def test_a_bug_in_a_teacher_is_no_silent_failure(contexts: Path, tmp_path: Path)
     class Broken:
         name = model = "broken"
 
-        async def answer(self, request: Any) -> Answer:
+        async def answer(self, request: Any) -> Completion:
             raise ZeroDivisionError("a bug")
 
         async def close(self) -> None: ...

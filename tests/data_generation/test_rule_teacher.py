@@ -20,8 +20,8 @@ from llavakit.data_generation.prompts.structured import parse_structured, verify
 from llavakit.data_generation.teachers.rule_teacher import RuleTeacher
 from llavakit.data_generation.teachers.scene import Scene, place
 from llavakit.data_generation.teachers.words import NUMBER_WORDS, clause, joined, plural, sentence, with_article
+from llavakit.endpoints.chat_model import CallError
 from llavakit.endpoints.request import Request
-from llavakit.endpoints.teacher import TeacherError
 
 Context = dict[str, Any]
 
@@ -245,9 +245,9 @@ def test_little_is_enough():
     ):
         for type in TYPES:
             assert parse_answer(type, ask(type, of), "Describe it.")
-    with pytest.raises(TeacherError, match="neither captions nor objects"):
+    with pytest.raises(CallError, match="neither captions nor objects"):
         ask("detail", context({}))
-    with pytest.raises(TeacherError, match="no rule for type 'x'"):
+    with pytest.raises(CallError, match="no rule for type 'x'"):
         ask("x", context({}, ["A dog."]))
     assert (
         json.loads(ask("structured", context({"dog": [[0, 0, 1, 1]]}, ["A dog."])))["claims"][1]["category"] == "dog"
