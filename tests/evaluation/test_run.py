@@ -141,7 +141,7 @@ def test_the_limit_keeps_together_what_is_scored_together(
 KILLED = """
 import sys
 from llavakit.evaluation.run import run_task
-from llavakit.evaluation.tasks.table import TASKS
+from llavakit.evaluation.tasks import TASKS
 from llavakit.inference.chat import load_llava
 from llavakit.inference.local_engine import LocalEngine
 
