@@ -200,8 +200,8 @@ def main() -> None:
 
 
 def measure_chat(model: Any, processor: Any, image: Image.Image, turns: int, repeats: int) -> None:
-    """The time to the first token of the last turn of a talk."""
-    talks = iter([chat_after(model, processor, image, turns - 1) for _ in range(repeats + 1)])
+    """The time to the first token of the last turn of a conversation."""
+    conversations = iter([chat_after(model, processor, image, turns - 1) for _ in range(repeats + 1)])
     history = chat_after(model, processor, image, turns - 1).history
     last = question(turns)
     inputs = as_model_reads(processor, [*history, {"role": "user", "content": last}], image)
@@ -209,7 +209,7 @@ def measure_chat(model: Any, processor: Any, image: Image.Image, turns: int, rep
         f"chat, turn {turns}, time to the first token",
         repeats,
         lambda: generated(model, processor, inputs, 1),
-        lambda: next(talks).ask(last, stream=False, max_new_tokens=1),
+        lambda: next(conversations).ask(last, stream=False, max_new_tokens=1),
         lambda expected, said: expected == said,
     )
 

@@ -1,4 +1,4 @@
-"""Ask a checkpoint about an image: one question, or a talk in the terminal."""
+"""Ask a checkpoint about an image: one question, or a conversation in the terminal."""
 
 import contextlib
 import re
@@ -15,8 +15,8 @@ from ..rows.images import open_image
 from .session import ChatSession
 
 HELP = """Ask a question. A path of a picture, typed or pasted, shows that picture; a question may follow it.
-/image PATH  another picture       /undo   take the last question back    /history  the talk so far
-/reset       forget the talk       /quit   leave                          Ctrl-C    stop an answer"""
+/image PATH  another picture       /undo   take the last question back    /history  the conversation so far
+/reset       forget the conversation       /quit   leave                          Ctrl-C    stop an answer"""
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -60,14 +60,14 @@ def chat(
     Args:
         model_path: Folder or Hub id of the checkpoint.
         image: Path of a picture to talk about.
-        question: Ask this alone. Default: a talk.
+        question: Ask this alone. Default: a conversation.
         max_new_tokens: Longest answer, in tokens.
         temperature: Of sampling; 0 is greedy.
         trust_remote_code: Needed only for backbones that ship their own code.
         read: Asks the user for a line.
 
     Raises:
-        ValueError: The picture cannot be read, or the question does not fit the model (in a talk these are printed,
+        ValueError: The picture cannot be read, or the question does not fit the model (in a conversation these are printed,
             and it goes on).
         OSError: There is no checkpoint of that name.
     """

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .prefix import Prefix, Prompt, PromptReader
+from .prefix import EncodedPrompt, Prefix, PromptReader
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class EncodedChoices:
 def encode_choices(
     processor: Any,
     messages: Sequence[dict[str, Any]],
-    prompt: Prompt,
+    prompt: EncodedPrompt,
     choices: Sequence[str],
     image_sizes: Sequence[tuple[int, int]],
 ) -> EncodedChoices:
@@ -59,7 +59,7 @@ class ChoiceScorer:
     def __init__(self, model: Any, reader: PromptReader) -> None:
         self.model, self.reader = model, reader
 
-    def score(self, rows: Sequence[tuple[Prompt, EncodedChoices]], prefix: Prefix) -> list[list[float]]:
+    def score(self, rows: Sequence[tuple[EncodedPrompt, EncodedChoices]], prefix: Prefix) -> list[list[float]]:
         """The log-likelihood of each choice, in nats: log p(choice | prompt), the sum over its tokens.
 
         Where every choice of every prompt is one token, one pass over the prompts scores them all.
@@ -69,7 +69,7 @@ class ChoiceScorer:
             prefix: What has been read of them.
         """
         # Sequences to read: a prompt, and a choice but for the last token, which nothing comes after
-        reads: list[Prompt] = []
+        reads: list[EncodedPrompt] = []
         asked: list[list[tuple[int, list[int]]]] = []  # of each row and choice: the sequence, and the choice's tokens
         for prompt, choices in rows:
             places: dict[tuple[int, ...], int] = {}
@@ -86,7 +86,7 @@ class ChoiceScorer:
             log_probabilities |= zip(batch, rows_read, strict=True)
         return [[_sum_of(log_probabilities[read], ids) for read, ids in row] for row in asked]
 
-    def _log_probabilities(self, reads: Sequence[Prompt], prefix: Prefix, last: int) -> torch.Tensor:
+    def _log_probabilities(self, reads: Sequence[EncodedPrompt], prefix: Prefix, last: int) -> torch.Tensor:
         """Of each next token, after each of the last tokens of each sequence: `(B, last, V)`."""
         inputs = self.reader.batch(reads, prefix)
         positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..rows.files import replacing
-from .picture import Picture
+from .picture import UploadedPicture
 
 Rating = Literal["up", "down"]
 
@@ -43,13 +43,13 @@ class Feedback:
         self.pictures = self.path.with_name(f"{self.path.stem}_images")
         self._lock = threading.Lock()
 
-    def add(self, row: Mapping[str, Any], rating: Rating | None, picture: Picture | None) -> None:
+    def add(self, row: Mapping[str, Any], rating: Rating | None, picture: UploadedPicture | None) -> None:
         """Keep a thumb, and return when it is on disk.
 
         Args:
             row: `id`, `model`, `messages`, `sampling`.
             rating: What the visitor said; None takes it back.
-            picture: What the talk is about.
+            picture: What the conversation is about.
 
         Raises:
             OSError: The disk is full, or the file cannot be written.
@@ -60,7 +60,7 @@ class Feedback:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._append({"id": row["id"], "time": now, "rating": rating, "images": images, **row})
 
-    def _keep(self, picture: Picture) -> str:
+    def _keep(self, picture: UploadedPicture) -> str:
         """Where the picture lies, seen from the file's folder."""
         path = self.pictures / f"{picture.digest}{picture.suffix}"
         if not path.exists():

@@ -12,7 +12,7 @@ from ..rows.images import ImageSource, open_image
 from .choices import ChoiceScorer, EncodedChoices, encode_choices
 from .engine import Answer, Question
 from .generation import AnswerEnd, Sampling, check_fits
-from .prefix import Prefix, Prompt, PromptReader
+from .prefix import EncodedPrompt, Prefix, PromptReader
 
 _WINDOW = 4  # so many batches of questions are looked at together, and their images held in memory
 
@@ -30,7 +30,7 @@ class _Task:
     """A question that can be asked."""
 
     question: Question
-    prompt: Prompt
+    prompt: EncodedPrompt
     choices: EncodedChoices | None
 
     @property
@@ -108,7 +108,7 @@ class LocalEngine:
                 f"question {question.id!r} has {encoded.num_images} place(s) for an image and {len(images)} "
                 "image(s): give one for each place."
             )
-        prompt = Prompt(encoded.input_ids, [image.pixels for image in images], encoded.tokens_of_image)
+        prompt = EncodedPrompt(encoded.input_ids, [image.pixels for image in images], encoded.tokens_of_image)
         choices = None
         if question.choices is not None:
             choices = encode_choices(self.processor, messages, prompt, question.choices, sizes)

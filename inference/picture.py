@@ -35,7 +35,7 @@ class UploadLimits:
 
 
 @dataclass(frozen=True)
-class Picture:
+class UploadedPicture:
     """A picture that was read.
 
     Attributes:
@@ -56,7 +56,7 @@ class Picture:
         return hashlib.sha256(self.content).hexdigest()[:32]
 
 
-def read_picture(path: str | os.PathLike, name: str, limits: UploadLimits) -> Picture:
+def read_picture(path: str | os.PathLike, name: str, limits: UploadLimits) -> UploadedPicture:
     """Read an uploaded file as a picture.
 
     Args:
@@ -90,4 +90,4 @@ def read_picture(path: str | os.PathLike, name: str, limits: UploadLimits) -> Pi
         )
     suffix = SUFFIXES[picture.format or ""]
     picture.filename = name
-    return Picture(open_image(picture, "the picture"), content, suffix, os.fspath(path))
+    return UploadedPicture(open_image(picture, "the picture"), content, suffix, os.fspath(path))

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EncodedPrompt:
     """A conversation as the model reads it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Prefix:
 
     Attributes:
         ids: The tokens.
-        images: The images among them, as in a `Prompt`.
+        images: The images among them, as in an `EncodedPrompt`.
         cache: Keys and values of the tokens, of one sequence.
     """
 
@@ -79,7 +79,7 @@ class PromptReader:
         sliding = [layer for layer in _cache_layers(model) if isinstance(layer, DynamicSlidingWindowLayer)]
         self._window = min((layer.sliding_window for layer in sliding), default=None)
 
-    def shared(self, first: Prompt, others: Sequence[Prompt | Prefix], most: int) -> tuple[int, int]:
+    def shared(self, first: EncodedPrompt, others: Sequence[EncodedPrompt | Prefix], most: int) -> tuple[int, int]:
         """How many tokens a prompt and all others begin with, at most `most`, and how many images are among them.
 
         All image tokens look alike, so images are compared too; and an image is shared whole or not at all.
@@ -96,7 +96,7 @@ class PromptReader:
         whole = ends[images - 1] if images else 0
         return places[whole] if len(places) > whole else tokens, images
 
-    def shared_prefix(self, prompts: Sequence[Prompt]) -> Prefix:
+    def shared_prefix(self, prompts: Sequence[EncodedPrompt]) -> Prefix:
         """Have the model read what all prompts begin with, once. Each keeps a token to be read by itself."""
         prefix = Prefix()
         if len(prompts) > 1:
@@ -119,7 +119,7 @@ class PromptReader:
             for name, tensor in inputs.items()
         }
 
-    def batches(self, prompts: Sequence[Prompt], size: int, max_new_tokens: int = 0) -> Iterator[list[int]]:
+    def batches(self, prompts: Sequence[EncodedPrompt], size: int, max_new_tokens: int = 0) -> Iterator[list[int]]:
         """Put prompts of like length together, at most `size` of them: the positions of those of a batch."""
         batch: list[int] = []
         for place in sorted(range(len(prompts)), key=lambda place: len(prompts[place].ids)):
@@ -133,7 +133,7 @@ class PromptReader:
         if batch:
             yield batch
 
-    def batch(self, prompts: Sequence[Prompt], prefix: Prefix) -> dict[str, Any]:
+    def batch(self, prompts: Sequence[EncodedPrompt], prefix: Prefix) -> dict[str, Any]:
         """Inputs of the model for prompts that begin with a prefix, to go on from a branch of it.
 
         The remainders are padded on their left, whatever the tokenizer's padding side: what is generated comes after

@@ -10,18 +10,18 @@ from transformers import DynamicCache, StoppingCriteriaList
 from ..rows.images import ImageSource, open_image
 from .engine import FinishReason, text_block
 from .generation import AnswerEnd, Sampling, check_fits
-from .prefix import Prefix, Prompt, PromptReader
+from .prefix import EncodedPrompt, Prefix, PromptReader
 from .streaming import TokenStream
 
 
 class ChatSession:
-    """A talk with a model about one image, several, or none.
+    """A conversation with a model about one image, several, or none.
 
-    What the model reads and says is, token for token, what it would be if every turn read the whole talk anew (up to the
-    rounding of sums taken in another order). Each turn renders the whole talk, and reads what comes after the part that
-    it shares with what has been read.
+    What the model reads and says is, token for token, what it would be if every turn read the whole conversation anew (up
+    to the rounding of sums taken in another order). Each turn renders the whole conversation, and reads what comes after
+    the part that it shares with what has been read.
 
-    One session a talk, and one thread a session.
+    One session a conversation, and one thread a session.
 
     Args:
         model: A LLaVA, in eval mode.
@@ -29,7 +29,7 @@ class ChatSession:
         system: System message. Default: the chat template's own.
 
     Attributes:
-        images: The images that the talk is about, opened.
+        images: The images that the conversation is about, opened.
         num_prompt_tokens: How many tokens the last prompt had.
         num_cached_tokens: How many of them had been read before.
         finish_reason: How the last answer ended: `"stop"`, or `"length"` where `max_new_tokens` cut it.
@@ -91,7 +91,7 @@ class ChatSession:
             self._messages(text), add_generation_prompt=True, image_sizes=[image.size for image in self.images]
         )
         check_fits(self.model, len(encoded), settings.max_new_tokens)
-        pieces = self._answer(text, Prompt(encoded.input_ids, self._pixels, encoded.tokens_of_image), settings)
+        pieces = self._answer(text, EncodedPrompt(encoded.input_ids, self._pixels, encoded.tokens_of_image), settings)
         if not stream:
             return "".join(pieces)
         self._open_stream = pieces
@@ -116,19 +116,19 @@ class ChatSession:
         return question["content"]
 
     def reset(self) -> None:
-        """Forget the talk; the image stays, and stays read."""
+        """Forget the conversation; the image stays, and stays read."""
         self.stop()
         self._turns = []
 
     def _messages(self, question: str) -> list[dict[str, Any]]:
-        """The whole talk with a new question; the images stand before the first one."""
+        """The whole conversation with a new question; the images stand before the first one."""
         messages: list[dict[str, Any]] = [] if self.system is None else [{"role": "system", "content": self.system}]
         turns = [*self._turns, {"role": "user", "content": question}]
         images = [{"type": "image"} for _ in self._pixels]
         messages.append({"role": "user", "content": [*images, text_block(turns[0]["content"])]})
         return messages + turns[1:]
 
-    def _answer(self, question: str, prompt: Prompt, sampling: Sampling) -> Iterator[str]:
+    def _answer(self, question: str, prompt: EncodedPrompt, sampling: Sampling) -> Iterator[str]:
         """Pieces of the answer; at the end the turn joins the history."""
         inputs = self._inputs(prompt)
         tokens = TokenStream(lambda stream: self._generate(inputs, sampling, stream))
@@ -148,7 +148,7 @@ class ChatSession:
             yield answer[len(said) :]
         self._turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
-    def _inputs(self, prompt: Prompt) -> Mapping[str, Any]:
+    def _inputs(self, prompt: EncodedPrompt) -> Mapping[str, Any]:
         """What the model needs to go on from the part of the prompt that it has read."""
         read, self._read = self._read, Prefix()  # given back when it is known how far generation went
         shared = self._reader.shared(prompt, [read], most=len(prompt.ids) - 1)
@@ -166,7 +166,7 @@ class ChatSession:
                 **inputs, **options, **sampling.options(), streamer=stream, stopping_criteria=criteria
             )
 
-    def _keep(self, ids: list[int] | None, prompt: Prompt, cache: DynamicCache | None) -> None:
+    def _keep(self, ids: list[int] | None, prompt: EncodedPrompt, cache: DynamicCache | None) -> None:
         """Remember what has been read: all but the last token, which nothing came after."""
         if ids is not None and cache is not None:
             self._read = Prefix(ids[: cache.get_seq_length()], prompt.images, cache)

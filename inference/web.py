@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from ..rows.extras import require
 from ..rows.images import MAX_IMAGE_PIXELS
 from .chat import load_llava
+from .conversation import NamedModel
 from .feedback import Feedback
 from .generation import Sampling
 from .picture import UploadLimits
-from .talk import NamedModel
 
 if TYPE_CHECKING:
     from gradio import Blocks

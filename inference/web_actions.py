@@ -6,11 +6,11 @@ from typing import Any
 
 import gradio as gr
 
+from .conversation import Conversation, NamedModel, Turns
 from .feedback import Feedback, Rating
 from .picture import UploadLimits, read_picture
-from .talk import NamedModel, Talk, Turns
 
-Kept = dict[str, Talk]  # of one visitor: empty at first, then their talk
+Kept = dict[str, Conversation]  # of one visitor: empty at first, then their conversation
 SECONDS = 30  # that an explanation stays
 
 
@@ -26,25 +26,29 @@ class Actions:
     def __init__(self, models: Sequence[NamedModel], feedback: Feedback, limits: UploadLimits) -> None:
         self.models, self.feedback, self.limits = models, feedback, limits
 
-    def talk(self, kept: Kept) -> Talk:
-        """The visitor's talk."""
-        if "talk" not in kept:
-            kept["talk"] = Talk(self.models)
-        return kept["talk"]
+    def conversation(self, kept: Kept) -> Conversation:
+        """The visitor's conversation."""
+        if "conversation" not in kept:
+            kept["conversation"] = Conversation(self.models)
+        return kept["conversation"]
 
     def show(self, kept: Kept, uploaded: dict[str, Any] | None) -> list[Any]:
         """Talk about another picture. One that cannot be read changes nothing: the former one stands there again."""
-        talk = self.talk(kept)
+        conversation = self.conversation(kept)
         try:
             name = "" if uploaded is None else uploaded.get("orig_name") or "picture"
-            talk.show(None if uploaded is None else read_picture(uploaded["path"], name, self.limits))
+            conversation.show(None if uploaded is None else read_picture(uploaded["path"], name, self.limits))
         except ValueError as error:
             gr.Warning(escape(str(error)), duration=SECONDS)
-        return [kept, None if talk.picture is None else talk.picture.path, *shown(talk.histories)]
+        return [
+            kept,
+            None if conversation.picture is None else conversation.picture.path,
+            *shown(conversation.histories),
+        ]
 
     def restore(self, kept: Kept, uploaded: dict[str, Any] | None) -> Any:
-        """What the talk is about stands in the frame again, which a file empties that the browser refuses to send."""
-        picture = self.talk(kept).picture
+        """What the conversation is about stands in the frame again, which a file empties that the browser refuses to send."""
+        picture = self.conversation(kept).picture
         return gr.skip() if picture is None or uploaded is not None else picture.path
 
     def ask(
@@ -57,44 +61,48 @@ class Actions:
         max_new_tokens: float,
     ) -> Iterator[list[Any]]:
         """Ask. The question stays in its box until it is answered: a failure or a stop does not lose it."""
-        talk = self.talk(kept)
-        if talk.picture is None and uploaded is not None:  # the page was left alone so long that the talk was dropped
+        conversation = self.conversation(kept)
+        if (
+            conversation.picture is None and uploaded is not None
+        ):  # the page was left alone so long that the conversation was dropped
             self.show(kept, uploaded)
         settings = {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(max_new_tokens)}
-        num_turns = len(talk.histories[0])
+        num_turns = len(conversation.histories[0])
         if text.strip():
             try:
-                for histories in talk.ask(text.strip(), settings):
+                for histories in conversation.ask(text.strip(), settings):
                     yield [kept, text, *shown(histories)]
             except ValueError as error:
                 gr.Warning(escape(str(error)), duration=SECONDS)
-        answered = len(talk.histories[0]) > num_turns
-        yield [kept, "" if answered else text, *shown(talk.histories)]
+        answered = len(conversation.histories[0]) > num_turns
+        yield [kept, "" if answered else text, *shown(conversation.histories)]
 
     def stop(self, kept: Kept) -> None:
         """End the answer that runs."""
-        self.talk(kept).stop()
+        self.conversation(kept).stop()
 
     def undo(self, kept: Kept, text: str) -> list[Any]:
         """The last question goes back into its box, to be asked otherwise."""
-        talk = self.talk(kept)
-        return [talk.undo() or text, *shown(talk.histories)]
+        conversation = self.conversation(kept)
+        return [conversation.undo() or text, *shown(conversation.histories)]
 
     def reset(self, kept: Kept) -> list[Any]:
         """Start over with the same picture."""
-        talk = self.talk(kept)
-        talk.reset()
-        return shown(talk.histories)
+        conversation = self.conversation(kept)
+        conversation.reset()
+        return shown(conversation.histories)
 
     def rate(self, model: int, kept: Kept, event: gr.LikeData) -> None:
         """Keep a thumb: `event.liked` is true, false, or an empty text where it is taken back."""
-        talk = self.talk(kept)
-        row = talk.answer(model, int(event.index))  # type: ignore[arg-type]
+        conversation = self.conversation(kept)
+        row = conversation.answer(model, int(event.index))  # type: ignore[arg-type]
         if row is None:
-            gr.Warning("This answer stands in the talk no more, and was not rated: ask again.", duration=SECONDS)
+            gr.Warning(
+                "This answer stands in the conversation no more, and was not rated: ask again.", duration=SECONDS
+            )
             return
         ratings: dict[Any, Rating] = {True: "up", False: "down"}
-        self.feedback.add(row, ratings.get(event.liked), talk.picture)
+        self.feedback.add(row, ratings.get(event.liked), conversation.picture)
         gr.Info("Kept.", duration=3)
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import gradio as gr
 
+from .conversation import NamedModel
 from .feedback import Feedback
 from .generation import Sampling
 from .picture import UploadLimits
-from .talk import NamedModel
 from .web_actions import Actions
 
 STYLE = """
@@ -79,7 +79,7 @@ def build_page(
 def _picture() -> gr.Image:
     return gr.Image(
         label="Picture",
-        placeholder="Drop a picture here, or click.\nAnother one starts the talk anew.",
+        placeholder="Drop a picture here, or click.\nAnother one starts the conversation anew.",
         type="filepath",
         sources=["upload", "clipboard"],
         buttons=["fullscreen"],

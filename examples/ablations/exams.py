@@ -11,7 +11,7 @@ from ..data_generation.sources.scienceqa import ANSWER_ORDERS, scienceqa_rows
 from ..evaluation.task import Example, Statistics, Task
 from ..evaluation.tasks import TASKS
 from ..quickstart.evaluate import Item
-from ..quickstart.questions import Question
+from ..quickstart.questions import SceneQuestion
 from ..quickstart.rows import detail_turn, reasoning_turn, tally_of
 from ..quickstart.world import Pair, Scene, draw_scene, sample_scene
 from ..rows.files import write_rows
@@ -60,7 +60,7 @@ def longer_items(items: Sequence[Item], rng: random.Random) -> list[Item]:
     for item in items[::4]:
         for kind, turn in (("detail", detail_turn), ("reasoning", reasoning_turn)):
             text, answer = turn(item.scene, rng)
-            longer.append(Item(item.scene, Question(kind, kind, text, answer, ()), item.held_out_pair))
+            longer.append(Item(item.scene, SceneQuestion(kind, kind, text, answer, ()), item.held_out_pair))
     return longer
 
 
@@ -144,6 +144,6 @@ def science_items(folder: Path, problems: Mapping[str, ScienceProblem]) -> list[
     items = []
     for row in scienceqa_rows(folder / PROBLEMS, "test"):
         question, answer = (turn["value"] for turn in row["conversations"])
-        asked = Question("science", "science", question.removeprefix("<image>\n"), answer, ())
+        asked = SceneQuestion("science", "science", question.removeprefix("<image>\n"), answer, ())
         items.append(Item(problems[row["id"]].scene, asked, held_out_pair=False))
     return items

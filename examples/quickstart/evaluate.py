@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .questions import KINDS, Examiner, Question
+from .questions import KINDS, Examiner, SceneQuestion
 from .world import Pair, Scene, draw_scene, sample_scene
 
 BATCH = 60
@@ -22,7 +22,7 @@ class Item:
     """A question of the exam: the scene that it is about, and whether that shows a pair that was never trained on."""
 
     scene: Scene
-    question: Question
+    question: SceneQuestion
     held_out_pair: bool
 
 

@@ -21,7 +21,7 @@ from ..rows.files import write_rows
 from .backbones import pretrain_clip, pretrain_llama
 from .beside import Beside
 from .evaluate import Item, accuracy, best_guess, make_exam
-from .questions import KINDS, Examiner, Question
+from .questions import KINDS, Examiner, SceneQuestion
 from .report import render_table, write_report
 from .rows import alignment_rows_of, detail_turn, instruction_rows, without_image
 from .text import read_and_answer, train_tokenizer
@@ -194,7 +194,7 @@ class Quickstart:
         """The fullest scene of the exam, and the question for a detailed description."""
         fullest = max(exam, key=lambda item: len(item.scene.things))
         text, truth = detail_turn(fullest.scene, random.Random(f"description {self.seed}"))
-        return Item(fullest.scene, Question("detail", "detail", text, truth, ()), fullest.held_out_pair)
+        return Item(fullest.scene, SceneQuestion("detail", "detail", text, truth, ()), fullest.held_out_pair)
 
     def described(self, item: Item, said: str) -> dict[str, str]:
         (picture,) = self.save([draw_scene(item.scene)], "described")

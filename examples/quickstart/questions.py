@@ -25,7 +25,7 @@ DIRECTIONS: dict[str, Callable[[Thing], int]] = {
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A question and its answer.
 
     Args:
@@ -71,14 +71,14 @@ class Examiner:
         self.pairs = frozenset(pairs)
         self.lead = lead
         self.asked: Counter[tuple[str, str]] = Counter()
-        self._ways: dict[str, Callable[[Scene], Iterator[Question]]] = {
+        self._ways: dict[str, Callable[[Scene], Iterator[SceneQuestion]]] = {
             "presence": _presence,
             "colour": partial(_colour, pairs=self.pairs),
             "count": _count,
             "relation": _relation,
         }
 
-    def ask(self, scene: Scene, kind: str) -> Question | None:
+    def ask(self, scene: Scene, kind: str) -> SceneQuestion | None:
         """A question of this kind about the scene, or `None` where every answer to be had is ahead of its rivals.
 
         Raises:
@@ -95,21 +95,21 @@ class Examiner:
         self.asked[question.text, question.answer] += 1
         return question
 
-    def _may_be_asked(self, question: Question) -> bool:
+    def _may_be_asked(self, question: SceneQuestion) -> bool:
         rarest = min(self.asked[question.text, rival] for rival in question.rivals)
         return question.about <= self.pairs and self.asked[question.text, question.answer] < rarest + self.lead
 
 
-def _presence(scene: Scene) -> Iterator[Question]:
+def _presence(scene: Scene) -> Iterator[SceneQuestion]:
     here: set[str] = {value for thing in scene.things for value in (thing.shape, thing.colour, thing.place)}
     asked: list[tuple[str, str, str]] = [("a shape", f"Is there {with_article(shape)}?", shape) for shape in SHAPES]
     asked += [("a colour", f"Is anything {colour}?", colour) for colour in COLOURS]
     asked += [("a place", f"Is anything in the {place}?", place) for place in CELLS]
     for form, text, value in asked:
-        yield Question("presence", form, text, "yes" if value in here else "no", ("yes", "no"))
+        yield SceneQuestion("presence", form, text, "yes" if value in here else "no", ("yes", "no"))
 
 
-def _colour(scene: Scene, pairs: frozenset[Pair]) -> Iterator[Question]:
+def _colour(scene: Scene, pairs: frozenset[Pair]) -> Iterator[SceneQuestion]:
     shapes = Counter(thing.shape for thing in scene.things)
     for thing in scene.things:
         ways = [("by place", f"the thing in the {thing.place}", COLOURS)]
@@ -118,10 +118,10 @@ def _colour(scene: Scene, pairs: frozenset[Pair]) -> Iterator[Question]:
             ways.append(("by shape", f"the {thing.shape}", possible))
         for form, name, rivals in ways:
             about = frozenset({thing.pair})
-            yield Question("colour", form, f"What colour is {name}?", thing.colour, rivals, about)
+            yield SceneQuestion("colour", form, f"What colour is {name}?", thing.colour, rivals, about)
 
 
-def _count(scene: Scene) -> Iterator[Question]:
+def _count(scene: Scene) -> Iterator[SceneQuestion]:
     yield _how_many("all", "things", len(scene.things), NUMBERS[1:])
     for shape in SHAPES:
         number = sum(thing.shape == shape for thing in scene.things)
@@ -131,11 +131,11 @@ def _count(scene: Scene) -> Iterator[Question]:
         yield _how_many("colours", f"{colour} things", number, NUMBERS[:3])
 
 
-def _how_many(form: str, noun: str, number: int, rivals: tuple[str, ...]) -> Question:
-    return Question("count", form, f"How many {noun}?", NUMBERS[number], rivals)
+def _how_many(form: str, noun: str, number: int, rivals: tuple[str, ...]) -> SceneQuestion:
+    return SceneQuestion("count", form, f"How many {noun}?", NUMBERS[number], rivals)
 
 
-def _relation(scene: Scene) -> Iterator[Question]:
+def _relation(scene: Scene) -> Iterator[SceneQuestion]:
     if len(scene.things) == 1:
         return
     for direction, measure in DIRECTIONS.items():
@@ -143,5 +143,7 @@ def _relation(scene: Scene) -> Iterator[Question]:
         if measure(first) == measure(second):
             continue
         about = frozenset({first.pair})
-        yield Question("relation", "shape", f"Which shape is furthest {direction}?", first.shape, SHAPES, about)
-        yield Question("relation", "colour", f"Which colour is furthest {direction}?", first.colour, COLOURS, about)
+        yield SceneQuestion("relation", "shape", f"Which shape is furthest {direction}?", first.shape, SHAPES, about)
+        yield SceneQuestion(
+            "relation", "colour", f"Which colour is furthest {direction}?", first.colour, COLOURS, about
+        )

@@ -18,6 +18,7 @@ RENAMED = {
     "modeling_llava.backbones": "checkpoints.backbones",
     "modeling_llava.connector_files": "checkpoints.connector_files",
     "modeling_llava.model_card": "checkpoints.model_card",
+    "inference.talk": "inference.conversation",
     "train.checkpointing": "checkpoints.safe_writing",
     "train.conversations": "rows.loading",
     "train.images": "rows.images",

@@ -33,15 +33,15 @@ def test_one_question(tiny_llava: str, photo: Path):
     assert done.stdout.strip() == session.ask("what is it", stream=False, max_new_tokens=4)
 
 
-def talk(llava: str, lines: list[str], **options) -> None:
-    """Type lines into a talk that answers in few tokens."""
+def conversation(llava: str, lines: list[str], **options) -> None:
+    """Type lines into a conversation that answers in few tokens."""
     typed = iter([*lines, "/quit"])
     chat(llava, max_new_tokens=4, read=lambda prompt: next(typed), **options)
 
 
 def test_a_talk_streams_remembers_and_takes_back(tiny_llava: str, photo: Path, capsys: pytest.CaptureFixture):
     lines = ["what is it", "say it again", "/undo", "/history", "/what", "/reset", "/history", "/undo"]
-    talk(tiny_llava, lines, image=str(photo))
+    conversation(tiny_llava, lines, image=str(photo))
     session = ChatSession(*load_llava(tiny_llava))
     session.set_image(str(photo))
     first, second = (session.ask(line, stream=False, max_new_tokens=4) for line in lines[:2])
@@ -53,7 +53,7 @@ def test_a_talk_streams_remembers_and_takes_back(tiny_llava: str, photo: Path, c
 def test_a_talk_survives_bad_input(tiny_llava: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / "text.jpg").write_text("no picture")
     lines = ["what is it", "/image nowhere.png", str(tmp_path / "text.jpg"), "cat " * 2000, "/history"]
-    talk(tiny_llava, lines, image=str(photo))
+    conversation(tiny_llava, lines, image=str(photo))
     captured = capsys.readouterr()
     missing, unreadable, too_long = captured.err.splitlines()[-3:]
     assert "there is no image 'nowhere.png'" in missing and "not an image" in unreadable
@@ -79,7 +79,7 @@ def test_pasted_pictures(tiny_llava: str, photo: Path, tmp_path: Path, capsys: p
     for line in ("", "what is it", "photo.png", "it's", f"what is {photo}", "x" * 5000, str(tmp_path), "\0.png", "'"):
         assert pasted_image(line) == (None, line)
 
-    talk(tiny_llava, ["what is it", f"{photo} say it again", "/history"])
+    conversation(tiny_llava, ["what is it", f"{photo} say it again", "/history"])
     said = capsys.readouterr().out
     assert f"(looking at {photo})" in said
     assert "> say it again" in said and "> what is it" not in said  # another picture starts another talk

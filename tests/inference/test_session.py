@@ -13,7 +13,7 @@ from llavakit.inference.session import ChatSession
 
 
 def say_and_check(session: ChatSession, images: list[str], question: str, recomputed: Callable[..., str]) -> None:
-    """Ask, and compare the answer with that of the whole talk, read anew."""
+    """Ask, and compare the answer with that of the whole conversation, read anew."""
     first, *others = [*session.history, {"role": "user", "content": question}]
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": first["content"]}]
     messages = [{**first, "content": content}, *others]
@@ -25,7 +25,7 @@ def say_and_check(session: ChatSession, images: list[str], question: str, recomp
 
 
 def random_talk(seed: int, with_template: Any, photos: list[str], some_words: Any, recomputed: Any) -> int:
-    """A talk with random images, turns, corrections and template; returns how many answers were checked."""
+    """A conversation with random images, turns, corrections and template; returns how many answers were checked."""
     rng = random.Random(seed)
     templates = ("vicuna_v1", "llava_v0", "plain", "llama_2", "mistral", "chatml", "phi3")
     model, processor = with_template(templates[seed % len(templates)], ("left", "right")[seed % 2])

@@ -15,11 +15,11 @@ from PIL import Image
 
 from llavakit.cli import main
 from llavakit.inference.chat import load_llava
+from llavakit.inference.conversation import NamedModel
 from llavakit.inference.feedback import Feedback
 from llavakit.inference.generation import Sampling
 from llavakit.inference.picture import UploadLimits
 from llavakit.inference.session import ChatSession
-from llavakit.inference.talk import NamedModel
 from llavakit.inference.web import Address
 
 from .web_server import WebServer, free_port, web_server
@@ -264,7 +264,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said_alone(checkpoint: str, photo: Path, questions: list[str]) -> list[str]:
-    """The turns of a talk outside the page."""
+    """The turns of a conversation outside the page."""
     session = ChatSession(*load_llava(checkpoint))
     session.set_image(photo)
     for question in questions:

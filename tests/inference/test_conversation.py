@@ -1,4 +1,4 @@
-"""The parts of the page that need no browser: uploaded pictures, a talk with two models, thumbs on disk."""
+"""The parts of the page that need no browser: uploaded pictures, a conversation with two models, thumbs on disk."""
 
 import io
 import json
@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from llavakit import load_conversations
+from llavakit.inference.conversation import Conversation, NamedModel
 from llavakit.inference.feedback import Feedback
 from llavakit.inference.picture import UploadLimits, read_picture
 from llavakit.inference.session import ChatSession
-from llavakit.inference.talk import NamedModel, Talk
 
 GREEDY = {"max_new_tokens": 8}
 
@@ -71,7 +71,7 @@ def test_limits_beyond_reason_are_refused():
         UploadLimits(max_bytes=0)
 
 
-# ---- talks ----
+# ---- conversations ----
 
 
 @pytest.fixture
@@ -100,12 +100,12 @@ def read(stream: Any) -> list[Any]:
 
 
 def test_two_models_answer_as_each_does_alone(models, picture):
-    talk = Talk(models)
-    talk.show(picture)
-    read(talk.ask("what is in the picture", GREEDY))
-    steps = read(talk.ask("say it again", GREEDY))
+    conversation = Conversation(models)
+    conversation.show(picture)
+    read(conversation.ask("what is in the picture", GREEDY))
+    steps = read(conversation.ask("say it again", GREEDY))
     expected = [alone(named, picture.image, ["what is in the picture", "say it again"]) for named in models]
-    assert talk.histories == steps[-1] == expected
+    assert conversation.histories == steps[-1] == expected
     assert expected[0] != expected[1]
     for model in range(2):  # it came piece by piece
         answers = [step[model][-1]["content"] for step in steps]
@@ -114,110 +114,112 @@ def test_two_models_answer_as_each_does_alone(models, picture):
 
 
 def test_a_stopped_question_is_taken_back_from_both(models, picture):
-    talk = Talk(models)
-    talk.show(picture)
-    read(talk.ask("what is it", GREEDY))
-    before = talk.histories
+    conversation = Conversation(models)
+    conversation.show(picture)
+    read(conversation.ask("what is it", GREEDY))
+    before = conversation.histories
     for pieces in (1, 4):
-        stream = talk.ask("say it again", {"max_new_tokens": 200})
+        stream = conversation.ask("say it again", {"max_new_tokens": 200})
         for _ in range(pieces):
             next(stream)
-        talk.stop()
+        conversation.stop()
         read(stream)
-        assert talk.histories == before
-    stream = talk.ask("say it again", {"max_new_tokens": 200})
+        assert conversation.histories == before
+    stream = conversation.ask("say it again", {"max_new_tokens": 200})
     next(stream), next(stream)
     stream.close()  # the visitor has left
-    assert talk.histories == before
-    read(talk.ask("what is there", GREEDY))
-    assert talk.histories == [alone(named, picture.image, ["what is it", "what is there"]) for named in models]
+    assert conversation.histories == before
+    read(conversation.ask("what is there", GREEDY))
+    assert conversation.histories == [alone(named, picture.image, ["what is it", "what is there"]) for named in models]
 
 
 def test_one_model_that_finished_goes_back_with_the_other(models, picture):
     """The first answers with one token while the second still speaks; the stop must not leave them apart."""
-    talk = Talk(models)
-    talk.show(picture)
-    first, second = talk._sessions
+    conversation = Conversation(models)
+    conversation.show(picture)
+    first, second = conversation._sessions
     first.ask, short = (lambda text, **settings: short(text, max_new_tokens=1)), first.ask  # type: ignore[method-assign]
-    stream = talk.ask("what is it", {"max_new_tokens": 200})
+    stream = conversation.ask("what is it", {"max_new_tokens": 200})
     while not first.history:
         next(stream)
     assert not second.history
-    talk.stop()
+    conversation.stop()
     read(stream)
-    assert talk.histories == [[], []] and talk.undo() is None
+    assert conversation.histories == [[], []] and conversation.undo() is None
 
 
 def test_a_question_that_does_not_fit_names_the_model_and_the_talk_lives_on(models, picture):
-    talk = Talk(models)
-    talk.show(picture)
-    read(talk.ask("what is it", GREEDY))
-    before = talk.histories
+    conversation = Conversation(models)
+    conversation.show(picture)
+    read(conversation.ask("what is it", GREEDY))
+    before = conversation.histories
     with pytest.raises(ValueError, match="^one: the prompt takes .* 1024 positions"):
-        read(talk.ask("what is it " * 400, GREEDY))
+        read(conversation.ask("what is it " * 400, GREEDY))
     with pytest.raises(ValueError, match="temperature"):
-        read(talk.ask("what is it", {"temperature": -1.0}))
-    assert talk.histories == before
-    read(talk.ask("say it again", GREEDY))
-    assert talk.histories[1] == alone(models[1], picture.image, ["what is it", "say it again"])
+        read(conversation.ask("what is it", {"temperature": -1.0}))
+    assert conversation.histories == before
+    read(conversation.ask("say it again", GREEDY))
+    assert conversation.histories[1] == alone(models[1], picture.image, ["what is it", "say it again"])
 
 
 def test_undo_reset_and_another_picture(models, picture, tmp_path: Path):
-    talk = Talk(models)
-    talk.show(picture)
+    conversation = Conversation(models)
+    conversation.show(picture)
     for question in ("what is it", "say it again"):
-        read(talk.ask(question, GREEDY))
-    first = talk.answer(0, 1)
-    assert talk.undo() == "say it again"
-    assert talk.histories == [alone(named, picture.image, ["what is it"]) for named in models]
-    assert talk.answer(0, 3) is None and talk.answer(0, 0) is None and talk.answer(0, 1) == first
-    talk.reset()
-    assert talk.histories == [[], []] and talk.undo() is None and talk.picture is picture
-    read(talk.ask("what is it", GREEDY))
-    again = talk.answer(0, 1)
+        read(conversation.ask(question, GREEDY))
+    first = conversation.answer(0, 1)
+    assert conversation.undo() == "say it again"
+    assert conversation.histories == [alone(named, picture.image, ["what is it"]) for named in models]
+    assert (
+        conversation.answer(0, 3) is None and conversation.answer(0, 0) is None and conversation.answer(0, 1) == first
+    )
+    conversation.reset()
+    assert conversation.histories == [[], []] and conversation.undo() is None and conversation.picture is picture
+    read(conversation.ask("what is it", GREEDY))
+    again = conversation.answer(0, 1)
     assert first and again and again["id"] != first["id"] and again["messages"] == first["messages"]
     (tmp_path / "other.png").write_bytes(encoded(Image.new("RGB", (30, 30), "blue"), "PNG"))
     other = read_picture(tmp_path / "other.png", "other.png", UploadLimits())
-    talk.show(other)
-    assert talk.histories == [[], []] and talk.picture is other
-    read(talk.ask("what is it", {**GREEDY, "top_p": 0.5}))
-    assert talk.histories == [alone(named, other.image, ["what is it"]) for named in models]
-    rated = talk.answer(1, 1)
+    conversation.show(other)
+    assert conversation.histories == [[], []] and conversation.picture is other
+    read(conversation.ask("what is it", {**GREEDY, "top_p": 0.5}))
+    assert conversation.histories == [alone(named, other.image, ["what is it"]) for named in models]
+    rated = conversation.answer(1, 1)
     assert rated and rated["sampling"] == {**GREEDY, "top_p": 0.5} and rated["id"] != again["id"]
 
 
 def test_another_thread_that_starts_over_stops_the_answer(models, picture):
-    talk = Talk(models)
-    talk.show(picture)
-    stream = talk.ask("what is it", {"max_new_tokens": 300})
+    conversation = Conversation(models)
+    conversation.show(picture)
+    stream = conversation.ask("what is it", {"max_new_tokens": 300})
     next(stream), next(stream)
-    resetting = threading.Thread(target=talk.reset)
+    resetting = threading.Thread(target=conversation.reset)
     resetting.start()
-    while not talk._stopping:
+    while not conversation._stopping:
         pass
     read(stream)
     resetting.join(timeout=10)
-    assert not resetting.is_alive() and talk.histories == [[], []]
-    read(talk.ask("what is it", GREEDY))
-    assert len(talk.histories[0]) == 2
+    assert not resetting.is_alive() and conversation.histories == [[], []]
+    read(conversation.ask("what is it", GREEDY))
+    assert len(conversation.histories[0]) == 2
 
 
 # ---- thumbs ----
 
 
 def test_thumbs_are_rows_to_train_on(models, picture, tmp_path: Path):
-    talk = Talk(models)
-    talk.show(picture)
-    read(talk.ask("is <image> a tag?", GREEDY))
+    conversation = Conversation(models)
+    conversation.show(picture)
+    read(conversation.ask("is <image> a tag?", GREEDY))
     feedback = Feedback(tmp_path / "runs" / "thumbs.jsonl")
     for model, rating in ((0, "up"), (1, "down"), (1, None)):
-        row = talk.answer(model, 1)
+        row = conversation.answer(model, 1)
         assert row is not None
-        feedback.add(row, rating, talk.picture)
+        feedback.add(row, rating, conversation.picture)
     rows = [json.loads(line) for line in feedback.path.read_text(encoding="utf-8").splitlines()]
     assert [(row["model"], row["rating"]) for row in rows] == [("one", "up"), ("two", "down"), ("two", None)]
     assert rows[0]["id"] != rows[1]["id"] == rows[2]["id"]
-    assert rows[0]["messages"] == talk.histories[0] and rows[0]["sampling"] == GREEDY
+    assert rows[0]["messages"] == conversation.histories[0] and rows[0]["sampling"] == GREEDY
     [kept] = feedback.pictures.iterdir()  # once, whatever the number of thumbs
     assert kept.read_bytes() == JPEG and rows[0]["images"] == [f"thumbs_images/{kept.name}"]
 

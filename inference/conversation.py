@@ -1,4 +1,4 @@
-"""One visitor's talk with one model or several side by side: the same picture and the same questions for each."""
+"""One visitor's conversation with one model or several side by side: the same picture and the same questions for each."""
 
 import contextlib
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .picture import Picture
+from .picture import UploadedPicture
 from .session import ChatSession
 
 Turns = list[dict[str, str]]
@@ -28,21 +28,21 @@ class NamedModel:
     processor: Any
 
 
-class Talk:
-    """A talk in which every model has been asked the same: a question counts when all have answered it.
+class Conversation:
+    """A conversation in which every model has been asked the same: a question counts when all have answered it.
 
-    Its methods may be called from any thread. Whatever changes the talk first stops an answer that still runs.
+    Its methods may be called from any thread. Whatever changes the conversation first stops an answer that still runs.
 
     Args:
         models: One or more.
 
     Attributes:
-        picture: What the talk is about.
+        picture: What the conversation is about.
     """
 
     def __init__(self, models: Sequence[NamedModel]) -> None:
         self.models = list(models)
-        self.picture: Picture | None = None
+        self.picture: UploadedPicture | None = None
         self._sessions = [ChatSession(named.model, named.processor) for named in self.models]
         self._settings: list[dict[str, Any]] = []  # those of each answered question
         self._id = uuid.uuid4().hex
@@ -55,8 +55,8 @@ class Talk:
         """The turns with each model."""
         return [session.history for session in self._sessions]
 
-    def show(self, picture: Picture | None) -> None:
-        """Talk about another picture, or none: the talk starts anew."""
+    def show(self, picture: UploadedPicture | None) -> None:
+        """Talk about another picture, or none: the conversation starts anew."""
         with self._alone():
             for session in self._sessions:
                 session.set_image(None if picture is None else picture.image)
@@ -77,7 +77,7 @@ class Talk:
 
         Raises:
             ValueError: The question does not fit one of the models, or a setting is out of range; the message names
-                the model. The talk goes on as before.
+                the model. The conversation goes on as before.
         """
         with self._alone():
             before = self.histories
@@ -118,7 +118,7 @@ class Talk:
             return [session.undo() for session in self._sessions][0]
 
     def reset(self) -> None:
-        """Forget the talk; the picture stays."""
+        """Forget the conversation; the picture stays."""
         with self._alone():
             for session in self._sessions:
                 session.reset()
@@ -163,7 +163,7 @@ class Talk:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """The talk for one caller: an answer that still runs is stopped and waited for."""
+        """The conversation for one caller: an answer that still runs is stopped and waited for."""
         self._stopping = True
         with self._busy:
             self._stopping = False
