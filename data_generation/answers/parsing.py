@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..languages import count_words, ends_sentences_with_a_stop
 from ..prompts.structured import Rejected, parse_structured, structured_exchanges, verify_claims
 
 Exchange = tuple[str, str]
@@ -49,7 +50,7 @@ UNFINISHED_WORDS = frozenset(
 )
 # A short answer may do without a full stop ("Two brown dogs"); a long one that has none was cut off
 LONG_ANSWER = 12
-SENTENCE_ENDS = tuple(".!?:;)]}\"'”’*`…。！？")
+SENTENCE_ENDS = tuple(".!?:;)]}\"'”’*`…。！？｡．：；」』）】》؟۔।॥։።။")
 
 
 class FormatViolation(ValueError):
@@ -123,11 +124,12 @@ def looks_cut_off(answer: str) -> bool:
     if answer.endswith(SENTENCE_ENDS):
         return False
     last_line = answer.splitlines()[-1]
-    words = answer.split()
-    if answer.endswith((",", "-")) or words[-1].lower() in UNFINISHED_WORDS:
+    if answer.endswith((",", "-", "，", "、")) or answer.split()[-1].lower() in UNFINISHED_WORDS:
         return True
+    if not ends_sentences_with_a_stop(answer):
+        return False
     is_list_item = re.match(r"\s*(?:[-*•]|\d+[.)])\s", last_line) is not None
-    return len(words) > LONG_ANSWER and not is_list_item
+    return count_words(answer) > LONG_ANSWER and not is_list_item
 
 
 def _structured(text: str, question: str, context: Mapping[str, Any] | None) -> list[Exchange]:

@@ -37,11 +37,6 @@ class Sample:
         return self.answers
 
 
-def count_words(text: str) -> int:
-    """Words as white space parts them."""
-    return len(text.split())
-
-
 def quoted(text: str, limit: int = 80) -> str:
     """A piece of text for a reason, shortened."""
     text = " ".join(text.split())

@@ -30,17 +30,39 @@ class FilterOptions:
     object_words: str | os.PathLike | None = None
 
 
+@dataclass(frozen=True)
+class Filter:
+    """What rejects samples for one sort of reason.
+
+    Args:
+        check: Makes a check that is ready for one pass over the samples; it gives a reason to reject one, or None.
+        help: What it rejects, for `--help`.
+        needs_context: It compares with what the teacher was told; rows made elsewhere do not have it.
+        english_only: It knows English alone, and is not asked about answers in other languages.
+    """
+
+    check: Callable[[FilterOptions], Check]
+    help: str
+    needs_context: bool = False
+    english_only: bool = False
+
+
 # The near-duplicates come last: only what every other filter keeps may be the original of a copy
-FILTERS: dict[str, Callable[[FilterOptions], Check]] = {
-    "length": lambda options: lambda sample: unfit_length(sample, options.lengths),
-    "meta_talk": lambda options: meta_talk,
-    "boxes": lambda options: box_outside_image,
-    "generic": lambda options: generic_answer,
-    "hallucination": lambda options: Hallucination(options.object_words),
-    "near_duplicates": lambda options: NearDuplicates(options.similarity),
+FILTERS: dict[str, Filter] = {
+    "length": Filter(
+        lambda options: lambda sample: unfit_length(sample, options.lengths), "answers too short or too long"
+    ),
+    "meta_talk": Filter(lambda options: meta_talk, "talk of captions, boxes or being a model", english_only=True),
+    "boxes": Filter(lambda options: box_outside_image, "boxes that leave the image"),
+    "generic": Filter(lambda options: generic_answer, "answers that would fit any picture", english_only=True),
+    "hallucination": Filter(
+        lambda options: Hallucination(options.object_words),
+        "objects that neither captions nor boxes have",
+        needs_context=True,
+        english_only=True,
+    ),
+    "near_duplicates": Filter(lambda options: NearDuplicates(options.similarity), "what was said before"),
 }
-# These compare with what the teacher was told; rows made elsewhere do not have it
-NEEDS_CONTEXT = frozenset({"hallucination"})
 
 
 def make_filters(names: Iterable[str], options: FilterOptions | None = None) -> dict[str, Check]:
@@ -53,4 +75,4 @@ def make_filters(names: Iterable[str], options: FilterOptions | None = None) -> 
     unknown = [name for name in names if name not in FILTERS]
     if unknown:
         raise ValueError(f"filter {unknown[0]!r} is unknown; choose of {tuple(FILTERS)}.")
-    return {name: make(options or FilterOptions()) for name, make in FILTERS.items() if name in names}
+    return {name: entry.check(options or FilterOptions()) for name, entry in FILTERS.items() if name in names}

@@ -3,17 +3,26 @@
 import argparse
 from typing import Any
 
+from . import FILTERS, FilterOptions
+
 
 def add_parsers(steps: Any) -> None:
     filters = steps.add_parser("filter", help="a run's answers to rows; what is rejected goes beside, with its reason")
     filters.add_argument("source", help="folder of a run, or a file of rows (.json, .jsonl or .parquet)")
     filters.add_argument("-o", "--output", required=True, help="file of rows; <name>.rejected.jsonl goes beside it")
-    filters.add_argument("--filters", default=None, help="names parted by commas (default: all that there are)")
+    known = "; ".join(
+        f"{name}: {entry.help}{' (English)' if entry.english_only else ''}" for name, entry in FILTERS.items()
+    )
+    filters.add_argument(
+        "--filters",
+        default=",".join(FILTERS),
+        help=f"names parted by commas (default: all). {known}. What knows English alone passes other languages",
+    )
     filters.add_argument(
         "--similarity", type=float, default=None, help="share of common word pairs of near-duplicates (default: 0.7)"
     )
     filters.add_argument(
-        "--object_words", default=None, help="a vocabulary of one's own, like the package's object_words.json"
+        "--object_words", default=None, help="an English vocabulary of your own, like the package's object_words.json"
     )
     filters.add_argument("--seed", type=int, default=0, help="draws where <image> stands in the first question")
     filters.set_defaults(run=_filter)
@@ -32,11 +41,10 @@ def add_parsers(steps: Any) -> None:
 
 
 def _filter(args: argparse.Namespace) -> int:
-    from . import FILTERS, FilterOptions
     from .filtering import filter_run
     from .near_duplicates import SIMILARITY
 
-    names = [name.strip() for name in args.filters.split(",")] if args.filters else list(FILTERS)
+    names = [name.strip() for name in args.filters.split(",")]
     similarity = SIMILARITY if args.similarity is None else args.similarity
     options = FilterOptions(similarity=similarity, object_words=args.object_words)
     report = filter_run(args.source, args.output, names, options, args.seed)
@@ -44,6 +52,8 @@ def _filter(args: argparse.Namespace) -> int:
     for name, by_type in report["rejected_by_filter"].items():
         types = ", ".join(f"{type} {count:,}" for type, count in by_type.items())
         print(f"  {name}: {sum(by_type.values()):,} rejected{f' ({types})' if types else ''}")
+    for name, count in report["not_judged"].items():
+        print(f"  {name}: {count:,} passed without being judged, since it knows English alone")
     for name in report["skipped_filters"]:
         print(f"  {name}: not asked, since these rows carry no context to compare with")
     return 0

@@ -9,6 +9,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,13 +18,48 @@ from ...rows.files import Row, replacing, write_rows
 from ..answers.candidates import Candidate, candidates_of_rows, candidates_of_run
 from ..answers.parsing import PLACEHOLDER, Exchange, FormatViolation
 from ..answers.samples import Sample
+from ..languages import is_english
 from ..teachers.run_folder import CONTEXTS, SETTINGS, load_run
-from . import FILTERS, NEEDS_CONTEXT, Check, FilterOptions, make_filters
+from . import FILTERS, Check, FilterOptions, make_filters
 
 # What rejects before the filters of `FILTERS` see an answer: a call that brought none, and an answer without the form
 TEACHER, FORMAT = "teacher", "format"
 
-Verdict = tuple[str, str]  # the filter that rejects, and why
+
+@dataclass(frozen=True)
+class Rejection:
+    """Which filter rejects an answer, and why."""
+
+    filter: str
+    reason: str
+
+
+class Tally:
+    """What became of the answers.
+
+    Args:
+        filters: The filters that are asked.
+
+    Attributes:
+        kept: By type.
+        rejected: Filter -> type -> count, under the first filter that rejects.
+        not_judged: Filter -> how many it let pass for their language.
+    """
+
+    def __init__(self, filters: Iterable[str]):
+        self.kept: Counter[str] = Counter()
+        self.rejected: dict[str, Counter[str]] = {name: Counter() for name in (TEACHER, FORMAT, *filters)}
+        self.not_judged: Counter[str] = Counter()
+
+    def report(self) -> dict[str, Any]:
+        num_rejected = sum(counts.total() for counts in self.rejected.values())
+        return {
+            "answers": self.kept.total() + num_rejected,
+            "kept": self.kept.total(),
+            "rejected": num_rejected,
+            "kept_by_type": dict(self.kept),
+            "rejected_by_filter": {name: dict(counts) for name, counts in self.rejected.items()},
+        }
 
 
 def filter_run(
@@ -46,7 +82,8 @@ def filter_run(
     Returns:
         The report, as it is written: source (its path from the output's folder), answers, kept, rejected, kept_by_type,
         rejected_by_filter (filter -> type -> count; an answer counts under the first filter that rejects it: teacher,
-        format, then those of `FILTERS`) and skipped_filters.
+        format, then those of `FILTERS`), skipped_filters, and not_judged (filter -> count of the answers in languages that
+        it does not know, which it let pass).
 
     Raises:
         ValueError: `source` is neither, an unknown filter, an output that would overwrite the source, or a journal that
@@ -63,16 +100,15 @@ def filter_run(
         raise ValueError(f"{source} does not exist. Give the folder of a run, or a file of rows.")
     else:
         candidates = candidates_of_rows(source)
-        skipped = [name for name in checks if name in NEEDS_CONTEXT]
+        skipped = [name for name in checks if FILTERS[name].needs_context]
     asked = {name: check for name, check in checks.items() if name not in skipped}
-    kept: Counter[str] = Counter()
-    rejected: dict[str, Counter[str]] = {name: Counter() for name in (TEACHER, FORMAT, *asked)}
+    tally = Tally(asked)
     with replacing(rejects_path) as rejects, replacing(report_path) as page:
         with rejects.open("w", encoding="utf-8") as file:
-            write_rows(_kept_rows(candidates, asked, file, kept, rejected, seed), output)
+            write_rows(_kept_rows(candidates, asked, file, tally, seed), output)
         # Relative, so that a folder that is moved as a whole still finds its run
         origin = os.path.relpath(source, output.parent)
-        report = {"source": origin, **_report(kept, rejected, skipped)}
+        report = {"source": origin, **tally.report(), "skipped_filters": skipped, "not_judged": dict(tally.not_judged)}
         page.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
@@ -85,36 +121,36 @@ def _check_apart(source: Path, written: Iterable[Path]) -> None:
 
 
 def _kept_rows(
-    candidates: Iterable[Candidate],
-    checks: Mapping[str, Check],
-    rejects: TextIO,
-    kept: Counter[str],
-    rejected: Mapping[str, Counter[str]],
-    seed: int,
+    candidates: Iterable[Candidate], checks: Mapping[str, Check], rejects: TextIO, tally: Tally, seed: int
 ) -> Iterator[Row]:
     for candidate in candidates:
-        exchanges, verdict = _judge(candidate, checks)
-        if verdict is None:
-            kept[str(candidate.type)] += 1
+        exchanges, rejection = _judge(candidate, checks, tally)
+        if rejection is None:
+            tally.kept[str(candidate.type)] += 1
             yield _row(candidate, exchanges, seed)
         else:
-            rejected[verdict[0]][str(candidate.type)] += 1
-            rejects.write(json.dumps(_rejected_row(candidate, *verdict), ensure_ascii=False) + "\n")
+            tally.rejected[rejection.filter][str(candidate.type)] += 1
+            rejects.write(json.dumps(_rejected_row(candidate, rejection), ensure_ascii=False) + "\n")
 
 
-def _judge(candidate: Candidate, checks: Mapping[str, Check]) -> tuple[list[Exchange], Verdict | None]:
+def _judge(candidate: Candidate, checks: Mapping[str, Check], tally: Tally) -> tuple[list[Exchange], Rejection | None]:
     """The questions and answers, and the first reason to reject them."""
     if candidate.failure is not None:
-        return [], (TEACHER, candidate.failure)
+        return [], Rejection(TEACHER, candidate.failure)
     try:
         exchanges = candidate.exchanges()
     except FormatViolation as violation:
-        return [], (FORMAT, str(violation))
+        return [], Rejection(FORMAT, str(violation))
     sample = Sample(candidate.id, candidate.type, candidate.image, exchanges, candidate.context)
+    # The teacher's own words tell the language, since a question that was drawn is English whatever the answer is
+    in_english = is_english(" ".join(sample.own_texts))
     for name, check in checks.items():
+        if FILTERS[name].english_only and not in_english:
+            tally.not_judged[name] += 1
+            continue
         reason = check(sample)
         if reason is not None:
-            return exchanges, (name, reason)
+            return exchanges, Rejection(name, reason)
     return exchanges, None
 
 
@@ -135,19 +171,8 @@ def _row(candidate: Candidate, exchanges: list[Exchange], seed: int) -> Row:
     }
 
 
-def _rejected_row(candidate: Candidate, name: str, reason: str) -> Row:
+def _rejected_row(candidate: Candidate, rejection: Rejection) -> Row:
     """What was read, and why it is rejected; id, type and reason first."""
-    verdict = {"id": candidate.id, "type": candidate.type, "reason": f"{name}: {reason}", "filter": name}
+    verdict = {"id": candidate.id, "type": candidate.type}
+    verdict |= {"reason": f"{rejection.filter}: {rejection.reason}", "filter": rejection.filter}
     return {**verdict, "image": candidate.image, "context": candidate.context, **candidate.source, **verdict}
-
-
-def _report(kept: Counter[str], rejected: Mapping[str, Counter[str]], skipped: list[str]) -> dict[str, Any]:
-    num_rejected = sum(counts.total() for counts in rejected.values())
-    return {
-        "answers": kept.total() + num_rejected,
-        "kept": kept.total(),
-        "rejected": num_rejected,
-        "kept_by_type": dict(kept),
-        "rejected_by_filter": {name: dict(counts) for name, counts in rejected.items()},
-        "skipped_filters": skipped,
-    }

@@ -1,8 +1,9 @@
-"""Generic answers: evasions, and words that would fit any picture."""
+"""Generic answers, in English: evasions, and words that would fit any picture."""
 
 import re
 
-from ..answers.samples import Sample, count_words, quoted
+from ..answers.samples import Sample, quoted
+from ..languages import count_words
 
 EVASIONS = re.compile(
     r"\b(?:i (?:do not|don't|can't|cannot|could not) (?:know|tell|say|determine|be sure|answer)"

@@ -1,4 +1,4 @@
-"""Hallucinated objects: things that an answer places in the picture and that neither captions nor boxes support.
+"""Hallucinated objects, in English: things that an answer places in the picture and that neither captions nor boxes support.
 
 A teacher that sees text alone knows no more than its captions and boxes say. Each concrete noun of an answer is looked
 up with its synonyms, plurals, wider words and parts, much as CHAIR does for captions (arXiv:1809.02156), over a larger

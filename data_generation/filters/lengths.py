@@ -1,8 +1,9 @@
-"""Answers that are too short to teach anything, or that run on."""
+"""Answers that are too short to teach anything, or that run on, in any language (see `languages.count_words`)."""
 
 from collections.abc import Mapping
 
-from ..answers.samples import Sample, count_words
+from ..answers.samples import Sample
+from ..languages import count_words
 
 # Fewest words of all answers of a sample together, most words of any one. A turn of a conversation may be a single word
 # ("Two."); a description may not. The upper bounds are some three times the length that the prompts ask for.

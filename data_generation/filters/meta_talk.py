@@ -1,4 +1,4 @@
-"""Meta-talk: answers that speak of captions, of boxes, of the request or of being a model, and not of the image.
+"""Meta-talk, in English: answers that speak of captions, of boxes, of the request or of being a model, and not of the image.
 
 The teacher saw text, the reader of the row sees the picture: whatever gives the text away is wrong (arXiv:2304.08485,
 appendix: answer as if seeing the image). Words are not enough for that, since a T-shirt may have a caption, a box may

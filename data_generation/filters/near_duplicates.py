@@ -1,15 +1,17 @@
 """Near-duplicates of text: MinHash signatures in an LSH index (datasketch), then the exact share of common word pairs.
 
+Where words are not parted by blanks, characters take their place (see `languages.shingles`).
+
 The index is what grows while rows stream by: some 5 kB a kept row.
 """
 
-import re
 from zlib import crc32
 
 import numpy as np
 
 from ...rows.extras import require
 from ..answers.samples import Sample, quoted
+from ..languages import count_words, has_spaced_words, sentences, shingles, tokens
 
 SIMILARITY = 0.7
 NUM_PERMUTATIONS = 64
@@ -45,8 +47,9 @@ class NearDuplicates:
         return _repeats_itself(sample) or self._repeats_another(sample)
 
     def _repeats_another(self, sample: Sample) -> str | None:
-        pairs = word_pairs(" ".join(sample.own_texts))
-        if len(pairs) < FEWEST_PAIRS:
+        text = " ".join(sample.own_texts)
+        pairs = word_pairs(text)
+        if len(pairs) < FEWEST_PAIRS or (not has_spaced_words(text) and count_words(text) < FEWEST_PAIRS):
             return None
         signature = self.datasketch.MinHash(NUM_PERMUTATIONS)
         signature.update_batch([pair.tobytes() for pair in pairs])
@@ -61,10 +64,7 @@ class NearDuplicates:
 
 def word_pairs(text: str) -> np.ndarray:
     """Sorted hashes of the different pairs of neighboring words; case and punctuation do not count."""
-    words = re.findall(r"[^\W_]+", text.lower())
-    return np.unique(
-        np.array([crc32(" ".join(pair).encode()) for pair in zip(words, words[1:], strict=False)], dtype=np.uint32)
-    )
+    return np.unique(np.array([crc32(pair.encode("utf-8", "replace")) for pair in shingles(text)], dtype=np.uint32))
 
 
 def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
@@ -74,19 +74,15 @@ def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
 
 def _repeats_itself(sample: Sample) -> str | None:
     """A question asked twice, or a sentence said twice in the answers."""
-    questions = [_words(question) for question, _ in sample.exchanges]
+    questions = [tokens(question) for question, _ in sample.exchanges]
     for at, question in enumerate(questions):
         if question in questions[:at]:
             return f"asks twice: {quoted(sample.exchanges[at][0])}"
     said: set[tuple[str, ...]] = set()
     for answer in sample.answers:
-        for sentence in re.split(r"(?<=[.!?])\s+", answer):
-            words = _words(sentence)
-            if len(words) >= FEWEST_REPEATED_WORDS and words in said:
+        for sentence in sentences(answer):
+            words = tuple(tokens(sentence))
+            if words in said and count_words(sentence) >= FEWEST_REPEATED_WORDS:
                 return f"says twice: {quoted(sentence)}"
             said.add(words)
     return None
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"[^\W_]+", text.lower()))

@@ -52,7 +52,10 @@ def _add_balance(steps: Any) -> None:
     )
     balance.add_argument("--seed", type=int, default=0)
     balance.add_argument(
-        "--phrases", default="spacy", choices=("spacy", "rule"), help="noun chunks of spaCy, or plain word classes"
+        "--phrases",
+        default="spacy",
+        choices=("spacy", "rule"),
+        help="noun chunks of spaCy, or plain word classes (English; other captions are kept)",
     )
     balance.add_argument(
         "--spacy_model",

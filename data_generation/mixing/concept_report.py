@@ -63,6 +63,11 @@ def print_concept_report(report: dict[str, Any]) -> None:
         f"{report['num_phrases']:,} noun phrases: {report['num_phrases_skipped']:,} rarer than "
         f"{report['settings']['min_count']} skipped, {report['num_phrases_kept']:,} used"
     )
+    if report.get("num_not_judged"):
+        print(
+            f"{report['num_not_judged']:,} captions are kept unjudged: they are not in English, and --phrases rule knows no "
+            "other language. Name a spaCy pipeline of theirs with --spacy_model."
+        )
     by_frequency = [(line["frequency"], line["before"], line["after"]) for line in report["phrases_by_frequency"]]
     most_frequent = [(line["phrase"], line["before"], line["after"]) for line in report["most_frequent"][:10]]
     show(

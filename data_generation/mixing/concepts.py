@@ -22,6 +22,7 @@ import numpy as np
 
 from ...rows.extras import require
 from ...rows.files import check_suffix, read_rows, replacing, write_rows
+from ..languages import is_english
 from .concept_report import concept_report, plot_frequencies
 from .phrases import SPACY_MODEL, Extractor, phrase_extractor
 
@@ -80,7 +81,8 @@ def balance_captions(
         plot: Also draw the plot (matplotlib).
 
     Returns:
-        The report: see `concept_report`.
+        The report: see `concept_report`. `num_not_judged` says how many captions were kept because they are not in
+        English, the only language of `phrases="rule"`.
 
     Raises:
         ValueError: A count below 1, a row without a caption, no captions at all, or what `phrase_extractor` raises.
@@ -94,18 +96,25 @@ def balance_captions(
         require("matplotlib")
     extract = phrase_extractor(phrases, spacy_model, num_processes)
     output.parent.mkdir(parents=True, exist_ok=True)
+    not_judged = bytearray()  # whether each caption is of a language that the rule does not know
+    texts: Iterable[str] = caption_texts(captions, column)
+    if phrases == "rule":
+        texts = _noting_languages(texts, not_judged)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".phrases-") as spool:
-        mentions = read_mentions(caption_texts(captions, column), extract, Path(spool))
+        mentions = read_mentions(texts, extract, Path(spool))
         names = _names(Path(spool), mentions)
         chosen = select_captions(mentions, min_count, max_per_phrase, seed)
     if not mentions.num_captions:
         raise ValueError(f"{captions} holds no captions.")
+    if not_judged:
+        chosen |= np.frombuffer(not_judged, dtype=bool)
     write_rows((row for row, keep in zip(read_rows(captions), chosen, strict=True) if keep), output)
 
     settings = {"min_count": min_count, "max_per_phrase": max_per_phrase, "seed": seed, "phrases": phrases}
     settings |= {"spacy_model": spacy_model} if phrases == "spacy" else {}
     counts_after = np.bincount(mentions.phrases[chosen[mentions.captions]], minlength=len(mentions.counts))
-    report = {"captions": str(captions), "output": str(output), "settings": settings}
+    report: dict[str, Any] = {"captions": str(captions), "output": str(output), "settings": settings}
+    report["num_not_judged"] = sum(not_judged)
     report |= concept_report(mentions.counts, counts_after, mentions.num_captions, int(chosen.sum()), min_count, names)
     if plot:
         report["plot"] = str(output.with_suffix(".png"))
@@ -113,6 +122,13 @@ def balance_captions(
     with replacing(output.with_suffix(".report.json")) as beside:
         beside.write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")
     return report
+
+
+def _noting_languages(texts: Iterable[str], not_english: bytearray) -> Iterator[str]:
+    for text in texts:
+        judged = is_english(text)
+        not_english.append(not judged)
+        yield text if judged else ""
 
 
 def caption_texts(path: str | os.PathLike, column: str | None = None) -> Iterator[str]:

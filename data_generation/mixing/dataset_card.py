@@ -137,7 +137,9 @@ def _filters(report: Mapping[str, Any]) -> list[str]:
     )
     parts = ["## Filters", f"{text}rejects it.", _table(("filter", *types, "all"), lines)]
     skipped = report["skipped_filters"]
-    return parts + ([f"Not applied, for want of a context: {', '.join(skipped)}."] if skipped else [])
+    parts += [f"Not applied, for want of a context: {', '.join(skipped)}."] if skipped else []
+    passed = [f"{name} {count:,}" for name, count in report.get("not_judged", {}).items()]
+    return parts + ([f"Passed unjudged, not being in English: {', '.join(passed)}."] if passed else [])
 
 
 def _use(name: str) -> str:

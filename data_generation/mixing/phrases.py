@@ -1,4 +1,4 @@
-"""Noun phrases of captions: by a spaCy pipeline, or by a plain rule of word classes that needs no model.
+"""Noun phrases of captions: by a spaCy pipeline, or for English by a plain rule of word classes that needs no model.
 
 Both give phrases in lower case without what stands before the noun's own words (articles, numbers, possessives), so
 that "A red bus" and "two red bus" count as one concept.
@@ -76,7 +76,7 @@ def phrase_extractor(phrases: str = "spacy", spacy_model: str = SPACY_MODEL, num
 
 
 def rule_phrases(text: str) -> list[str]:
-    """Noun phrases by word class alone: the runs of words between words of the closed classes and common verbs.
+    """Noun phrases of English by word class alone: the runs of words between words of the closed classes and common verbs.
 
     A word in -ing, -ed or -ly ends a run, unless an opener such as an article stands right before it ("a parked car").
     """
