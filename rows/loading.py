@@ -4,7 +4,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ FEATURES = Features(
 )
 DATA_SUFFIXES = (".json", ".jsonl", ".parquet")
 ON_BAD_ROW = ("error", "skip")
+_CANONICAL = "_llavakit_canonical"
 
 
 def load_conversations(
@@ -62,8 +63,41 @@ def load_conversations(
         raise ValueError(f"on_bad_row={on_bad_row!r} is unknown; choose one of {ON_BAD_ROW}.")
     source, folder = _find(path_or_repo, image_folder, streaming, split)
     if isinstance(source, list):
-        return _from_files(source, folder, streaming, on_bad_row)
+        return _canonical(_from_files(source, folder, streaming, on_bad_row))
     return _from_dataset(source, folder, streaming, on_bad_row)
+
+
+def from_rows(
+    rows: Iterable[Mapping[str, Any]], image_folder: str | os.PathLike | None = None, *, on_bad_row: str = "error"
+) -> Dataset:
+    """A data set as `load_conversations` returns it, of rows in memory.
+
+    Args:
+        rows: Rows of either format, and of both.
+        image_folder: Where their image paths start. Default: the current folder, and absolute paths are taken.
+        on_bad_row: As for `load_conversations`.
+
+    Raises:
+        BadRow: A row that cannot be trained on; the message names it.
+    """
+    arguments = {
+        "rows": tuple(rows),
+        "image_folder": image_folder and os.fspath(image_folder),
+        "on_bad_row": on_bad_row,
+    }
+    return _canonical(_generated(_rows_of_list, arguments))
+
+
+def is_canonical(dataset: Dataset | IterableDataset) -> bool:
+    """Whether a data set is as `load_conversations` returned it: its rows were read and checked, and need not be again."""
+    return getattr(dataset, _CANONICAL, False) and getattr(dataset, "_format_type", None) is None
+
+
+def _canonical(dataset: Any) -> Any:
+    setattr(
+        dataset, _CANONICAL, True
+    )  # `select`, `map` and all else that makes other rows of it make another data set
+    return dataset
 
 
 def read_raw_rows(
@@ -109,12 +143,28 @@ def _find(path_or_repo: str | os.PathLike, image_folder: Any, streaming: bool, s
 
 def without_decoding(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """The same data set with images as `{"bytes", "path"}`, so that a damaged one can be reported with its row."""
-    for column, feature in (dataset.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, datasets.Image):
-            dataset = dataset.cast_column(column, List(datasets.Image(decode=False)))
-    return dataset
+    undecoded = {column: _undecoded(feature) for column, feature in (dataset.features or {}).items()}
+    changed = [column for column, feature in undecoded.items() if feature is not None]
+    if isinstance(dataset, IterableDataset):
+        for column in changed:
+            dataset = dataset.cast_column(column, undecoded[column])
+        return dataset
+    if not changed:
+        return dataset
+    # What lies in Arrow is the same. `cast_column` would write a copy of it, pictures and all
+    info = dataset.info.copy()
+    info.features = Features({**dataset.features, **{column: undecoded[column] for column in changed}})
+    fingerprint = datasets.fingerprint.Hasher.hash((dataset._fingerprint, "images are not decoded"))
+    same = Dataset(dataset.data, info, dataset.split, indices_table=dataset._indices, fingerprint=fingerprint)
+    return same.with_format(**dataset.format)
+
+
+def _undecoded(feature: Any) -> Any:
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(decode=False)
+    if isinstance(feature, List) and isinstance(feature.feature, datasets.Image):
+        return List(datasets.Image(decode=False))
+    return None
 
 
 def canonical_rows(
@@ -156,14 +206,22 @@ def _from_files(files: list[Path], image_folder: Any, streaming: bool, on_bad_ro
     }
     if streaming:
         return IterableDataset.from_generator(_rows_of_files, features=FEATURES, gen_kwargs=arguments)
+    return _generated(_rows_of_files, arguments)
+
+
+def _generated(rows: Callable[..., Iterator[Row]], arguments: dict[str, Any]) -> Dataset:
     try:
-        return Dataset.from_generator(_rows_of_files, features=FEATURES, gen_kwargs=arguments)
+        return Dataset.from_generator(rows, features=FEATURES, gen_kwargs=arguments)
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from None  # the row's own message, not the wrapper's
 
 
 def _rows_of_files(files: list[str], stamps: str, image_folder: str, on_bad_row: str) -> Iterator[Row]:
     yield from canonical_rows(enumerate(_rows_in([Path(file) for file in files])), image_folder, on_bad_row)
+
+
+def _rows_of_list(rows: tuple[Mapping[str, Any], ...], image_folder: str | None, on_bad_row: str) -> Iterator[Row]:
+    yield from canonical_rows(enumerate(rows), image_folder, on_bad_row)
 
 
 def _rows_in(files: list[Path]) -> Iterator[Any]:
@@ -220,4 +278,4 @@ def _from_dataset(
         return out
 
     columns = list(dataset.column_names or next(iter(dataset)))
-    return dataset.map(convert, batched=True, with_indices=True, remove_columns=columns, features=FEATURES)
+    return _canonical(dataset.map(convert, batched=True, with_indices=True, remove_columns=columns, features=FEATURES))

@@ -88,6 +88,13 @@ def test_auto_classes_know_the_model_whatever_is_imported_first(first: str) -> N
     run(f"{first}\nfrom transformers import AutoConfig\nAutoConfig.for_model('llavakit')\n{KNOWN}")
 
 
+@pytest.mark.parametrize("first", ["from llavakit import LlavaSFTConfig", "import llavakit, trl; trl.SFTTrainer"])
+def test_no_class_of_transformers_is_made_twice(first: str) -> None:
+    """A module whose import begins, is loaded on the way by what registers, and is then loaded again."""
+    asked = "from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast"
+    run(f"{first}\n{asked}\nassert issubclass(PreTrainedTokenizerFast, PreTrainedTokenizerBase)")
+
+
 def test_former_module_names_still_import() -> None:
     pairs = ", ".join(f"({former!r}, {now!r})" for former, now in RENAMED.items())
     run(

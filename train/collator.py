@@ -1,28 +1,31 @@
 """Rows to one batch of tensors, with labels on the assistant's turns alone."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from datasets import Dataset, IterableDataset
 
 from ..processing import RowTooLong, template_text
 from ..rows.images import open_image
 from ..rows.schema import BadRow, Row, normalize_row, row_name
+from .batching import IGNORE_INDEX, Sample, padded_batch, supervised_labels
 
 if TYPE_CHECKING:
     from ..processing import LlavaProcessor
+    from ..processing.chat_encoding import Encoded
 
 logger = logging.getLogger(__name__)
 
-IGNORE_INDEX = -100
+MOST_SPARE_ROWS = 1000  # tried for a batch of bad rows alone, before the data is taken to be bad as a whole
 
 
 @dataclass
 class LlavaCollator:
-    """Collate rows as they are read into what `LlavaForConditionalGeneration` takes.
+    """Collate rows into what `LlavaForConditionalGeneration` takes: as they were read, or as `prepare_samples` made them.
 
     What is supervised comes from the chat template's own rendering (its `{% generation %}` spans): the assistant's
     answers and the stop that closes each (arXiv:2304.08485, Table 2). Everything else is -100.
@@ -34,6 +37,8 @@ class LlavaCollator:
         pad_to_multiple_of: Pad the batch's length up to a multiple of this.
         on_bad_row: "error" raises for a row that cannot be used; "skip" leaves it out of the batch and logs it.
         chat_template: A shipped name or Jinja text, in place of the processor's own.
+        spare_rows: The data set that examples come from, if one of its rows shall stand in where "skip" leaves a batch
+            without any: the first usable row after it, and of a stream the first of all.
 
     Example:
         ```python
@@ -47,6 +52,7 @@ class LlavaCollator:
     pad_to_multiple_of: int | None = None
     on_bad_row: str = "error"
     chat_template: str | None = None
+    spare_rows: Dataset | IterableDataset | None = None
 
     def __post_init__(self) -> None:
         if self.chat_template is not None:
@@ -56,7 +62,7 @@ class LlavaCollator:
         """Make a batch.
 
         Args:
-            examples: Rows of either format. They are not changed.
+            examples: Rows of either format, or prepared ones. They are not changed.
 
         Returns:
             `input_ids`, `attention_mask`, `labels` of shape (rows, length), padded on the right, and, when the batch
@@ -67,75 +73,130 @@ class LlavaCollator:
             BadRow: A row without a supervised token, longer than `max_length` in its first exchange, malformed, or
                 with an image that cannot be read, and `on_bad_row` is "error"; or no row of the batch can be used.
         """
-        input_ids: list[torch.Tensor] = []
-        labels: list[torch.Tensor] = []
-        images: list[Any] = []
-        for example in examples:
-            try:
-                row = normalize_row(example)
-                ids, targets, num_images = self.encode(row)
-                row_images = [open_image(image, row_name(row)) for image in row["images"][:num_images]]
-            except BadRow as error:
-                if self.on_bad_row == "error":
-                    raise
-                logger.warning("row left out of its batch: %s", error)
-                continue
-            input_ids.append(ids)
-            labels.append(targets)
-            images.extend(row_images)
-        if not input_ids:
+        samples = list(self._usable(examples)) or list(islice(self._usable(self._spares(examples)), 1))
+        if not samples:
             raise BadRow(f"none of the {len(examples)} rows of this batch can be used; see the warnings above.")
+        return padded_batch(
+            samples,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+            process_images=self.processor.process_images,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+        )
 
-        batch = {
-            "input_ids": self._pad(input_ids, self.processor.tokenizer.pad_token_id),
-            "attention_mask": self._pad([torch.ones_like(ids) for ids in input_ids], 0),
-            "labels": self._pad(labels, IGNORE_INDEX),
-        }
-        if images:
-            batch |= self.processor.process_images(images)
-        return batch
-
-    def encode(self, row: Row, name: str | None = None) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def tokenize(
+        self, row: Row, name: str | None = None, image_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> "Encoded":
         """Tokenize one normalised row.
 
         Args:
             row: As `normalize_row` returns it.
             name: What to call it in an error. Default: by its id.
-
-        Returns:
-            Token ids and labels, each of shape (length,), with image tokens in their places; and how many of the row's
-            images they hold, which is fewer than the row has when turns with images were dropped to fit.
+            image_sizes: Width and height of each image, upright. Default: they are looked at where the layout of images
+                asks for them.
 
         Raises:
             BadRow: No token is supervised, the first exchange alone is longer than `max_length`, or the chat template
                 refuses the conversation.
         """
         name = name or row_name(row)
+        if image_sizes is None and not self.processor.layout.single_view:
+            image_sizes = [open_image(image, name).size for image in row["images"]]
         try:
-            # A layout of one view an image takes the same number of tokens whatever the size
-            sizes = [open_image(image, name).size for image in row["images"]] if self._asks_for_sizes else None
             encoded = self.processor.encode_conversation(
-                row["messages"], max_length=self.max_length, chat_template=self.chat_template, image_sizes=sizes
+                row["messages"],
+                max_length=self.max_length,
+                chat_template=self.chat_template,
+                image_sizes=image_sizes,
             )
         except RowTooLong as error:
             raise BadRow(f"{name}: {error}", kind="too long") from error
         except ValueError as error:
             raise BadRow(f"{name}: {error}", kind="template") from error
-        ids = torch.as_tensor(encoded.input_ids)
-        supervised = torch.as_tensor(encoded.assistant_mask, dtype=torch.bool)
-        if not supervised.any():
+        if not any(encoded.assistant_mask):
             raise BadRow(
                 f"{name} has no supervised token: the chat template puts none of its answers between "
                 "{% generation %} and {% endgeneration %}. Choose a shipped template.",
                 kind="nothing supervised",
             )
+        return encoded
+
+    def encode(
+        self, row: Row, name: str | None = None, image_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Tokenize one normalised row.
+
+        Args:
+            row, name, image_sizes: As for `tokenize`.
+
+        Returns:
+            Token ids and labels, each of shape (length,), with image tokens in their places; and how many of the row's
+            images they hold, which is fewer than the row has when turns with images were dropped to fit.
+
+        Raises:
+            BadRow: As `tokenize`.
+        """
+        encoded = self.tokenize(row, name, image_sizes)
+        ids = torch.tensor(encoded.input_ids)
+        supervised = torch.tensor(encoded.assistant_mask, dtype=torch.bool)
         return ids, ids.masked_fill(~supervised, IGNORE_INDEX), encoded.num_images
 
-    @property
-    def _asks_for_sizes(self) -> bool:
-        return not self.processor.layout.single_view
+    def _usable(self, examples: Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
+        """Samples of the rows that can be used, pictures open; others are an error or left out."""
+        for example in examples:
+            try:
+                yield _prepared(example) if is_prepared(example) else self._read(example)
+            except BadRow as error:
+                if self.on_bad_row == "error":
+                    raise
+                logger.warning("row left out of its batch: %s", error)
 
-    def _pad(self, sequences: list[torch.Tensor], value: int) -> torch.Tensor:
-        padded = pad_sequence(sequences, batch_first=True, padding_value=value)
-        short_of = -padded.shape[1] % self.pad_to_multiple_of if self.pad_to_multiple_of else 0
-        return torch.nn.functional.pad(padded, (0, short_of), value=value)
+    def _read(self, example: Mapping[str, Any]) -> Sample:
+        row = normalize_row(example)
+        images = [open_image(image, row_name(row)) for image in row["images"]]
+        ids, labels, num_images = self.encode(row, image_sizes=[image.size for image in images])
+        return Sample(ids, labels, images[:num_images])
+
+    def _spares(self, examples: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """Rows to stand in for a batch of bad rows alone. Which ones depends on the batch, so a resumed run sees the same."""
+        rows = self.spare_rows
+        if isinstance(rows, IterableDataset):
+            yield from islice(rows, MOST_SPARE_ROWS)
+        elif rows is not None:
+            first = examples[-1].get("row", -1) + 1
+            for position in range(first, first + min(len(rows), MOST_SPARE_ROWS)):
+                yield rows[position % len(rows)]
+
+
+def is_prepared(example: Mapping[str, Any]) -> bool:
+    """Whether a row is one of `prepare_samples`, which has token ids already."""
+    return "supervised_spans" in example
+
+
+def _prepared(example: Mapping[str, Any]) -> Sample:
+    """A prepared row with its pictures open.
+
+    Raises:
+        BadRow: A picture cannot be read, or has another size than when the row was prepared.
+    """
+    name = row_name(example)
+    images = example["own_images"]
+    if images is None:
+        images = images_of_columns(example)
+    opened = []
+    for image, size in zip(images[: example["num_images"]], example["image_sizes"], strict=False):
+        picture = open_image(image, name)
+        if picture.size != tuple(size):
+            raise BadRow(
+                f"{name}: an image is {picture.width} x {picture.height} pixels now and was {size[0]} x {size[1]} when the "
+                "rows were prepared. Start again, so that they are prepared anew.",
+                kind="image unreadable",
+            )
+        opened.append(picture)
+    ids = torch.tensor(example["input_ids"])
+    return Sample(ids, supervised_labels(ids, example["supervised_spans"]), opened)
+
+
+def images_of_columns(row: Mapping[str, Any]) -> list[Any]:
+    """The images of a row that its columns hold, as `normalize_row` takes them."""
+    images = row["images"] if row.get("images") is not None else row.get("image")
+    return [] if images is None else list(images) if isinstance(images, list | tuple) else [images]

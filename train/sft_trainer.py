@@ -1,15 +1,17 @@
 """The two-stage trainer: trl's SFTTrainer, with stages, exact supervision and small, safe checkpoints."""
 
+import contextlib
 import dataclasses
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -20,12 +22,12 @@ from ..checkpoints.loading import load_model, load_processor
 from ..checkpoints.model_card import write_model_card
 from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
 from ..modeling_llava.model_parts import part_of
-from ..rows.loading import without_decoding
 from .collator import LlavaCollator
+from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples
 from .sampling import ModalityLengthSampler
-from .screening import Screening, screen_rows, select_usable
 from .sft_config import LlavaSFTConfig
 from .stages import log_parts
+from .training_rows import prepare_rows
 
 logger = logging.getLogger(__name__)
 
@@ -94,19 +96,18 @@ class LlavaSFTTrainer(SFTTrainer):
                 on_bad_row=args.on_bad_row,
                 chat_template=args.chat_template,
             )
-        self.train_screening: Screening | None = None
+        # Rows are prepared before the trainer is set up, which looks at the first of them
+        self.data_collator, self.args = data_collator, args
+        self._ready: list[Any] = []  # what `_prepared` has returned
+        self.train_screening: Samples | None = None
         if train_dataset is not None:
-            train_dataset, self.train_screening = _screened(train_dataset, data_collator, args, "training")
+            train_dataset, self.train_screening = self._prepared(train_dataset, "training")
         if args.group_by_modality_length and self.train_screening is None:
             raise ValueError(
                 "group_by_modality_length=True needs the rows' lengths before training: a data set that is not "
                 "streaming, and no data_collator but a LlavaCollator."
             )
-        if isinstance(eval_dataset, dict):
-            eval_dataset = {key: _screened(rows, data_collator, args, key)[0] for key, rows in eval_dataset.items()}
-        elif eval_dataset is not None:
-            eval_dataset = _screened(eval_dataset, data_collator, args, "evaluation")[0]
-
+        eval_dataset = self._prepared_for_evaluation(eval_dataset)
         self.dataset_name = dataset_name
         self._staging: Path | None = None
         super().__init__(
@@ -183,8 +184,58 @@ class LlavaSFTTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        # The collator reads both row formats, and its errors name the row by its id
-        self._signature_columns = [*dict.fromkeys([*self._signature_columns, "id", "conversations"])]
+        if isinstance(self.data_collator, LlavaCollator):
+            # What a sample is made of. Its text has become ids, and need not be read again
+            self._signature_columns = [*SAMPLE_COLUMNS, "id", "images", "image"]
+        else:
+            self._signature_columns = [*dict.fromkeys([*self._signature_columns, *ROW_COLUMNS])]
+
+    # ---- rows ----
+
+    def _prepared(self, rows: Any, name: str) -> tuple[Any, Samples | None]:
+        if not isinstance(self.data_collator, LlavaCollator):
+            return rows, None  # it reads rows in a way of its own
+        if any(rows is ready for ready in self._ready):
+            return rows, None
+        rows, samples = prepare_rows(rows, self.data_collator, self.args, name)
+        self._ready.append(rows)
+        return rows, samples
+
+    def _prepared_for_evaluation(self, rows: Any) -> Any:
+        if rows is None or isinstance(rows, str):  # a name chooses among those that are prepared
+            return rows
+        if isinstance(rows, dict):
+            return {key: self._prepared(each, key)[0] for key, each in rows.items()}
+        return self._prepared(rows, "evaluation")[0]
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        return super().evaluate(self._prepared_for_evaluation(eval_dataset), *args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        with self._spare_rows(self.train_dataset):
+            return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        named: Any = self.eval_dataset
+        rows = named[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        with self._spare_rows(named if rows is None else rows):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        rows = self._prepared(test_dataset, "test")[0]
+        with self._spare_rows(rows):
+            return super().get_test_dataloader(rows)
+
+    @contextlib.contextmanager
+    def _spare_rows(self, rows: Any) -> Iterator[None]:
+        """Collate, in the loaders made meanwhile, with rows to stand in for batches of bad rows alone."""
+        collator = self.data_collator
+        if isinstance(collator, LlavaCollator):
+            self.data_collator = dataclasses.replace(collator, spare_rows=rows)
+        try:
+            yield
+        finally:
+            self.data_collator = collator
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -342,26 +393,3 @@ def _load_model(path: str, args: LlavaSFTConfig) -> PreTrainedModel:
         kwargs["dtype"] = getattr(torch, kwargs["dtype"])
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
     return load_model(path, **kwargs)
-
-
-def _screened(
-    dataset: Any, collator: Any, args: LlavaSFTConfig, name: str
-) -> tuple[Dataset | IterableDataset, Screening | None]:
-    if not isinstance(collator, LlavaCollator):
-        return dataset, None
-    if "images" in (dataset.column_names or ()):
-        dataset = without_decoding(dataset)
-    if not isinstance(dataset, Dataset):
-        return dataset, None  # a stream is checked row by row, in the collator
-    with args.main_process_first(desc=f"checking {name} rows"):
-        screening = screen_rows(dataset, collator, num_proc=args.dataset_num_proc, description=f"Checking {name} rows")
-    rows = select_usable(dataset, screening, args.on_bad_row)
-    if screening.truncated and args.process_index == 0:
-        logger.warning(
-            "%d of %d %s rows lose turns to max_length=%s.",
-            len(screening.truncated),
-            len(dataset),
-            name,
-            args.max_length,
-        )
-    return rows, screening

@@ -68,7 +68,22 @@ class _FirstUse(importlib.abc.MetaPathFinder):
         if _is_use(fullname):
             sys.meta_path.remove(self)
             _register()
+            if (module := sys.modules.get(fullname)) is not None:  # loaded on the way; once more would make its classes twice
+                return importlib.machinery.ModuleSpec(fullname, _Loaded(module))
         return None
+
+
+class _Loaded(importlib.abc.Loader):
+    """Gives the module that is there."""
+
+    def __init__(self, module: ModuleType):
+        self.module, self.spec = module, module.__spec__
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec
 
 
 class _ThenRegister(importlib.abc.Loader):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...rows.schema import IMAGE_PLACEHOLDER
 from ..collator import LlavaCollator
-from ..screening import RowCheck, check_row
+from ..row_preparation import PreparedRow, prepare_row
 
 CHUNK = 16  # rows that a process takes at a time
 
@@ -25,7 +25,7 @@ CHUNK = 16  # rows that a process takes at a time
 class RowFindings:
     """One row's findings, small enough to come from another process by the hundred thousand."""
 
-    check: RowCheck
+    check: PreparedRow
     turns: int | None = None  # None where the row could not be read as one
     images: list[bytes] = field(default_factory=list)  # a digest of each
     literal_image: bool = False
@@ -40,8 +40,8 @@ class RowReader:
         with warnings.catch_warnings():
             # Pillow warns of what is reported as a row's fault anyway
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            check = check_row(raw, index, self.collator, image_folder=self.image_folder, decode_images=True)
-        row, check.row = check.row, None
+            check = prepare_row(raw, index, self.collator, image_folder=self.image_folder, decode_images=True)
+        row, check.row, check.input_ids = check.row, None, []  # the rest is small
         if row is None:
             return RowFindings(check)
         turns = sum(message["role"] == "assistant" for message in row["messages"])

@@ -13,7 +13,8 @@ from PIL import Image
 from ...processing import LlavaProcessor
 from ...rows.images import open_image, resolve_images
 from ...rows.schema import normalize_row, row_name
-from ..collator import IGNORE_INDEX, LlavaCollator
+from ..batching import IGNORE_INDEX
+from ..collator import LlavaCollator
 from .findings import ShownRow
 from .tokens import tokens_of
 

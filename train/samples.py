@@ -1,0 +1,370 @@
+"""The rows of a data set, read, checked and tokenized once and kept in Arrow beside the cache of `datasets`.
+
+A preparation is a folder named by its key (see `sample_key`), of files of some rows each::
+
+    HF_DATASETS_CACHE/llavakit-samples/KEY/key.json                    what it was made of
+                                          /000000-STATE.arrow          rows 0 to 999; STATE of their picture files
+
+A file is written beside its place and renamed, so that each is whole or not there, and a preparation that was killed
+goes on with those that are not. STATE stands for size and time of the pictures that the rows name: where it no longer
+holds, because a picture came, went or changed, these rows are prepared anew.
+"""
+
+import gc
+import hashlib
+import json
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets.utils import tqdm
+from filelock import FileLock
+
+from ..rows.files import replacing
+from ..rows.loading import is_canonical, without_decoding
+from .collator import LlavaCollator, images_of_columns
+from .row_preparation import PreparedRow, prepare_row
+from .sample_key import key_digest, sample_key
+
+logger = logging.getLogger(__name__)
+
+FEATURES = Features(
+    {
+        "row": Value("int64"),
+        "input_ids": List(Value("int32")),
+        "supervised_spans": List(Value("int32")),
+        "length": Value("int32"),
+        "full_length": Value("int32"),
+        "supervised": Value("int32"),
+        "num_images": Value("int32"),
+        "image_sizes": List(List(Value("int32"))),
+        # Images that the columns of the row do not hold as they are; else null
+        "own_images": List({"bytes": Value("binary"), "path": Value("string")}),
+        "image_files": List(Value("string")),
+        "problem": Value("string"),
+        "kind": Value("string"),
+    }
+)
+# What a sample is trained from; the other columns are for reports
+SAMPLE_COLUMNS = ("row", "input_ids", "supervised_spans", "length", "num_images", "image_sizes", "own_images")
+ROW_COLUMNS = ("id", "images", "image", "messages", "conversations")  # of the rows, kept beside them
+ROWS_OF_CHUNK, MOST_CHUNKS = 1000, 1000
+ROWS_READ = 64  # held in memory at a time, with the bytes of their pictures where rows have those
+MOST_PROCESSES = 8  # unless more are asked for
+
+
+@dataclass
+class Samples:
+    """What became of the rows of a data set, usable or not.
+
+    Args:
+        table: An entry for each row, of `FEATURES`.
+    """
+
+    table: Dataset
+
+    def _column(self, name: str) -> list[Any]:
+        return self.table.data.column(name).to_pylist()
+
+    @cached_property
+    def problems(self) -> list[str | None]:
+        """Why a row cannot be used, or `None`."""
+        return self._column("problem")
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each row after truncation, image tokens included; 0 for an unusable row."""
+        return self._column("length")
+
+    @cached_property
+    def full_lengths(self) -> list[int]:
+        """Tokens of each row before truncation; 0 where that could not be counted."""
+        return self._column("full_length")
+
+    @cached_property
+    def supervised(self) -> list[int]:
+        """Supervised tokens of each row; 0 for an unusable row."""
+        return self._column("supervised")
+
+    @cached_property
+    def num_images(self) -> list[int]:
+        """Images of each row after truncation."""
+        return self._column("num_images")
+
+    @property
+    def usable(self) -> list[int]:
+        """Positions of the rows that can be trained on."""
+        return [position for position, problem in enumerate(self.problems) if problem is None]
+
+    @property
+    def truncated(self) -> list[int]:
+        """Positions of the rows that lose turns to `max_length`."""
+        pairs = enumerate(zip(self.lengths, self.full_lengths, strict=True))
+        return [position for position, (length, full) in pairs if 0 < length < full]
+
+
+def prepare_samples(
+    dataset: Dataset,
+    collator: LlavaCollator,
+    *,
+    num_proc: int | None = None,
+    description: str = "Preparing rows",
+) -> Samples:
+    """Read, check and tokenize every row, or find that done already.
+
+    Safe where several processes ask for the same at once: one works and the others wait for it.
+
+    Args:
+        dataset: Rows of either format.
+        collator: The one that training will use; its `max_length` decides what is truncated or too long.
+        num_proc: Processes that share the work. Default: one for each processor, where there is enough to do.
+        description: What the progress bar says.
+
+    Returns:
+        The samples, with an entry for every row, mapped from disk and not held in memory.
+
+    Raises:
+        RuntimeError: A process that prepared rows was killed. What it had finished is kept.
+    """
+    preparation = _Preparation.of(dataset, collator)
+    with preparation.lock:
+        stale = preparation.stale_chunks()
+        preparation.clear(stale)
+        if missing := preparation.missing_chunks():
+            preparation.work(missing, num_proc, description)
+        return preparation.samples()
+
+
+def wait_for_samples(dataset: Dataset, collator: LlavaCollator, poll_seconds: float = 0.5) -> None:
+    """Wait until another process has prepared the rows, for as long as it takes."""
+    preparation = _Preparation.of(dataset, collator)
+    while True:
+        with preparation.lock:
+            if not preparation.missing_chunks():
+                return
+        time.sleep(poll_seconds)
+
+
+def with_samples(dataset: Dataset, samples: Samples) -> Dataset:
+    """Rows and their samples side by side, none of them copied: what a collator takes."""
+    rows = dataset.with_format(None).select_columns([name for name in ROW_COLUMNS if name in dataset.column_names])
+    return concatenate_datasets([without_decoding(rows), samples.table.select_columns(list(SAMPLE_COLUMNS))], axis=1)
+
+
+@dataclass
+class _Preparation:
+    dataset: Dataset
+    collator: LlavaCollator
+    folder: Path
+    rows_of_chunk: int
+    canonical: bool
+
+    @classmethod
+    def of(cls, dataset: Dataset, collator: LlavaCollator) -> "_Preparation":
+        rows_of_chunk = max(ROWS_OF_CHUNK, -(-len(dataset) // MOST_CHUNKS))
+        key = sample_key(dataset, collator, rows_of_chunk)
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / "llavakit-samples" / key_digest(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "key.json").exists():
+            (folder / "key.json").write_text(json.dumps(key, indent=1, ensure_ascii=False), encoding="utf-8")
+        canonical = is_canonical(dataset)
+        return cls(without_decoding(dataset.with_format(None)), collator, folder, rows_of_chunk, canonical)
+
+    @property
+    def lock(self) -> FileLock:
+        return FileLock(f"{self.folder}.lock")
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-len(self.dataset) // self.rows_of_chunk)
+
+    def chunk_files(self) -> dict[int, Path]:
+        """The files that are there, by number."""
+        return {int(file.name[:6]): file for file in sorted(self.folder.glob("[0-9]*.arrow"))}
+
+    def missing_chunks(self) -> list[int]:
+        there = self.chunk_files()
+        return [number for number in range(self.num_chunks) if number not in there]
+
+    def stale_chunks(self) -> list[Path]:
+        """Files whose pictures are no longer what they were."""
+        files = list(self.chunk_files().values())
+        with ThreadPoolExecutor(16) as threads:  # a look at a file waits for the disk, or for the network
+            stale = list(threads.map(self._is_stale, files))
+        return [file for file, is_stale in zip(files, stale, strict=True) if is_stale]
+
+    def _is_stale(self, file: Path) -> bool:
+        table = _read(file)
+        if file.stem[7:] != _state_of(table["image_files"].to_pylist()):
+            return True
+        # A picture may have been out of reach for a moment only
+        faults = zip(*(table[name].to_pylist() for name in ("row", "problem", "kind")), strict=True)
+        return any(
+            prepare_row(self.dataset[row], row, self.collator, canonical=self.canonical).problem != problem
+            for row, problem, kind in faults
+            if kind is not None and kind.startswith("image ")
+        )
+
+    def clear(self, stale: Iterable[Path]) -> None:
+        for file in [*stale, *self.folder.glob(".*.part")]:
+            file.unlink(missing_ok=True)
+
+    def work(self, missing: list[int], num_proc: int | None, description: str) -> None:
+        done = len(self.dataset) - sum(self._rows_of(number) for number in missing)
+        if done:
+            logger.info(
+                "%s: %d of %d rows are prepared already in %s", description, done, len(self.dataset), self.folder
+            )
+        with tqdm(total=len(self.dataset), initial=done, desc=description, unit=" rows") as bar:
+            for number in _each(self.write_chunk, missing, num_proc or _processes_for(len(missing))):
+                bar.update(self._rows_of(number))
+
+    def _rows_of(self, number: int) -> int:
+        return min(self.rows_of_chunk, len(self.dataset) - number * self.rows_of_chunk)
+
+    def write_chunk(self, number: int) -> int:
+        """Prepare the rows of one file and write it; returns its number."""
+        first = number * self.rows_of_chunk
+        columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
+        for start in range(first, first + self._rows_of(number), ROWS_READ):
+            batch = self.dataset[start : min(start + ROWS_READ, first + self._rows_of(number))]
+            rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+            for index, raw in enumerate(rows, start):
+                found = prepare_row(raw, index, self.collator, canonical=self.canonical)
+                for name, value in sample_entry(raw, index, found).items():
+                    columns[name].append(value)
+        table = pa.Table.from_pydict(columns, schema=FEATURES.arrow_schema)
+        path = self.folder / f"{number:06}-{_state_of(columns['image_files'])}.arrow"
+        with (
+            replacing(path) as beside,
+            pa.OSFile(str(beside), "wb") as file,
+            pa.ipc.new_stream(file, table.schema) as out,
+        ):
+            out.write_table(table)
+        return number
+
+    def samples(self) -> Samples:
+        files = self.chunk_files()
+        if not files:
+            return Samples(Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES))
+        return Samples(concatenate_datasets([Dataset.from_file(str(files[number])) for number in sorted(files)]))
+
+
+def sample_entry(raw: Mapping[str, Any], index: int, found: PreparedRow) -> dict[str, Any]:
+    """What is kept of a row, by the names of `FEATURES`."""
+    images = found.row["images"] if found.row is not None else []
+    own = None
+    if found.problem is None and not _same(images, images_of_columns(raw)):
+        own = [_as_stored(image) for image in images]
+    return {
+        "row": index,
+        "input_ids": found.input_ids,
+        "supervised_spans": found.supervised_spans,
+        "length": found.length,
+        "full_length": found.full_length,
+        "supervised": found.supervised,
+        "num_images": found.num_images,
+        "image_sizes": found.image_sizes,
+        "own_images": own,
+        "image_files": [path for image in images if (path := _file_of(image)) is not None],
+        "problem": found.problem,
+        "kind": found.kind,
+    }
+
+
+def _same(images: list[Any], others: list[Any]) -> bool:
+    return len(images) == len(others) and all(a is b or a == b for a, b in zip(images, others, strict=True))
+
+
+def _as_stored(image: Any) -> dict[str, Any]:
+    return datasets.Image().encode_example(os.fspath(image) if isinstance(image, os.PathLike) else image)
+
+
+def _file_of(image: Any) -> str | None:
+    if isinstance(image, Mapping):
+        return image.get("path") if image.get("bytes") is None else None
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else None
+
+
+def _state_of(image_files: Iterable[Iterable[str]]) -> str:
+    """Size, time and mode of files, as one short word."""
+    digest = hashlib.blake2b(digest_size=8)
+    for files in image_files:
+        for file in files:
+            try:
+                found = os.stat(file)
+                digest.update(b"%d %d %d\n" % (found.st_size, found.st_mtime_ns, found.st_mode))
+            except (OSError, ValueError):  # not there, or no path at all
+                digest.update(b"none\n")
+    return digest.hexdigest()
+
+
+def _read(file: Path) -> pa.Table:
+    with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
+        return stream.read_all()
+
+
+# ---- processes that share the work ----
+
+
+def _processes_for(num_chunks: int) -> int:
+    # A few thousand rows take less time than processes to start, and where those are not forked each imports everything
+    if num_chunks < 4 or multiprocessing.get_start_method() != "fork":
+        return 1
+    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+
+def _each(work: Callable[[int], int], numbers: list[int], num_proc: int) -> Iterator[int]:
+    """Results of `work` for each number, as they come."""
+    if num_proc == 1:
+        yield from map(work, numbers)
+        return
+    with ProcessPoolExecutor(
+        min(num_proc, len(numbers)), multiprocessing.get_context(), initializer=_start_process, initargs=(work,)
+    ) as pool:
+        try:
+            for future in as_completed([pool.submit(_work, number) for number in numbers]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"One of the {num_proc} processes that prepare rows was killed, most often for want of memory. Start "
+                "again with fewer of them (--dataset_num_proc 1): what is finished is kept."
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_process_work: Callable[[int], int]  # in a process of the pool
+
+
+def _start_process(work: Callable[[int], int]) -> None:
+    global _process_work
+    _process_work = work
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    gc.freeze()  # what came from the parent is neither looked through nor copied again
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool whose owner was killed would wait for work for ever, and hold the lock."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(number: int) -> int:
+    return _process_work(number)
