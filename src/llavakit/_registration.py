@@ -68,14 +68,20 @@ class _FirstUse(importlib.abc.MetaPathFinder):
         if _is_use(fullname):
             sys.meta_path.remove(self)
             _register()
-            if (module := sys.modules.get(fullname)) is not None:  # loaded on the way; once more would make its classes twice
-                return importlib.machinery.ModuleSpec(fullname, _Loaded(module))
+            # Loaded on the way: to load it once more would make its classes twice
+            return _spec_of_loaded(fullname) if fullname in sys.modules else None
         return None
 
 
-class _Loaded(importlib.abc.Loader):
-    """Gives the module that is there."""
+def _spec_of_loaded(name: str) -> importlib.machinery.ModuleSpec:
+    """A spec by which the import system is given the module that is there."""
+    module = sys.modules[name]
+    spec = importlib.machinery.ModuleSpec(name, _Loaded(module))
+    module.__spec__ = spec  # which is what the import system goes by where the module is there already
+    return spec
 
+
+class _Loaded(importlib.abc.Loader):
     def __init__(self, module: ModuleType):
         self.module, self.spec = module, module.__spec__
 
