@@ -11,7 +11,8 @@ from ...endpoints.journal import read_journal
 from ...rows.files import read_rows
 from ...rows.schema import BadRow, normalize_row
 from ..teachers.run_folder import RunFolder
-from .parsing import Exchange, FormatViolation, check_exchanges, parse_answer
+from .forms import Exchange, FormatViolation, check_exchanges
+from .parsing import parse_answer
 
 IMAGE_ALONE = "Describe the image."  # what a turn without words asks
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .parsing import Exchange
+from ..prompts import DATA_TYPES
+from .forms import Exchange
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Sample:
 
     Attributes:
         id: Of the row that it may become.
-        type: Kind of data ("conversation", "detail", "reasoning", ...); None for a row that states none.
+        type: Kind of data (a key of `DATA_TYPES`); None for a row that states none.
         image: Path of the image, or of the images; None for a sample of text.
         exchanges: Questions with their answers, in order.
         context: Captions and boxes that the teacher saw; None where they are not known (rows made elsewhere).
@@ -32,7 +33,8 @@ class Sample:
     @property
     def own_texts(self) -> list[str]:
         """Everything that the teacher wrote: where it wrote the questions too, these as well."""
-        if self.type in ("conversation", "reasoning", "structured"):
+        data_type = DATA_TYPES.get(self.type or "")
+        if data_type is not None and data_type.writes_questions:
             return [text for exchange in self.exchanges for text in exchange]
         return self.answers
 

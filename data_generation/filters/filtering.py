@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from ...endpoints.journal import NAME as JOURNAL
 from ...rows.files import Row, replacing, write_rows
 from ..answers.candidates import Candidate, candidates_of_rows, candidates_of_run
-from ..answers.parsing import PLACEHOLDER, Exchange, FormatViolation
+from ..answers.forms import PLACEHOLDER, Exchange, FormatViolation
 from ..answers.samples import Sample
 from ..languages import is_english
 from ..teachers.run_folder import CONTEXTS, SETTINGS, load_run

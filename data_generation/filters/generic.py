@@ -4,6 +4,7 @@ import re
 
 from ..answers.samples import Sample, quoted
 from ..languages import count_words
+from ..prompts import DATA_TYPES
 
 EVASIONS = re.compile(
     r"\b(?:i (?:do not|don't|can't|cannot|could not) (?:know|tell|say|determine|be sure|answer)"
@@ -53,7 +54,7 @@ YES_OR_NO = re.compile(r"\s*(?:yes|no)\b", re.IGNORECASE)
 # "There are several items on the desk", asked what is on the desk
 VAGUE_NOUNS = re.compile(r"\b(?:items?|things?|objects?|stuff|something|elements?|details?)\b", re.IGNORECASE)
 # A description, or a chain of reasoning, that is not generic speaks of several things
-SPECIFIC_WORDS = {"conversation": 1, "detail": 3, "reasoning": 3, "vision_detail": 4, "structured": 3}
+SPECIFIC_WORDS = {name: data_type.specific_words for name, data_type in DATA_TYPES.items()}
 
 
 def generic_answer(sample: Sample) -> str | None:

@@ -11,12 +11,13 @@ from functools import lru_cache
 from typing import Any
 
 from ..answers.samples import Sample
+from ..prompts import DATA_TYPES
 from . import object_words
 from .assertions import DETERMINERS, is_compared, is_denied, is_general, is_supposed, sentences_of
 from .object_words import Mention, ObjectWords, tokens_of
 
 # Their teacher saw the picture, and may well name what captions and boxes do not
-SEEN_TYPES = frozenset({"vision_detail"})
+SEEN_TYPES = frozenset(name for name, data_type in DATA_TYPES.items() if data_type.sees_picture)
 
 # Ways of speaking in which a thing is none
 IDIOMS = re.compile(
@@ -93,12 +94,13 @@ class Hallucination:
             raise ValueError(f"row {sample.id!r} has no context; the hallucination filter needs a run's folder.")
         if sample.type in SEEN_TYPES:
             return None
+        kind = DATA_TYPES.get(sample.type or "")
         supported = self._support(*_told(sample.context))
         for question, answer in sample.exchanges:
-            is_reasoning = sample.type == "reasoning" or REASONING_QUESTION.search(question) is not None
+            is_reasoning = (kind is not None and kind.infers) or REASONING_QUESTION.search(question) is not None
             # A question presupposes what it names, unless it asks whether it is there
             asserts = (
-                AFFIRMS.match(answer) if YES_NO.search(question) else sample.type in ("conversation", "reasoning")
+                AFFIRMS.match(answer) if YES_NO.search(question) else kind is not None and not kind.draws_question
             )
             for text in (question, answer) if asserts else (answer,):
                 invented = self._first_invented(text, supported, is_reasoning)

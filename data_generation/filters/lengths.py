@@ -4,16 +4,9 @@ from collections.abc import Mapping
 
 from ..answers.samples import Sample
 from ..languages import count_words
+from ..prompts import DATA_TYPES
 
-# Fewest words of all answers of a sample together, most words of any one. A turn of a conversation may be a single word
-# ("Two."); a description may not. The upper bounds are some three times the length that the prompts ask for.
-LENGTHS: Mapping[str, tuple[int, int]] = {
-    "conversation": (3, 200),
-    "detail": (10, 400),
-    "reasoning": (8, 400),
-    "vision_detail": (20, 600),
-    "structured": (10, 600),
-}
+LENGTHS: Mapping[str, tuple[int, int]] = {name: data_type.lengths for name, data_type in DATA_TYPES.items()}
 # Rows made elsewhere, of no type: a short answer may be all that is wanted
 OTHER_LENGTHS = (1, 600)
 

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from ...rows.files import Row, check_suffix, read_rows, replacing, write_rows
 from ...rows.schema import IMAGE_PLACEHOLDER, images_of
+from ..prompts import DATA_TYPES
 from ..sources import ACADEMIC
 from ..sources.academic_rows import prefixed
 from .mix_plan import Pool, draw_order, mix_report, plan
@@ -23,12 +24,8 @@ DEFAULT_SHARES = {"academic": 0.5, "conversation": 0.3, "reasoning": 0.2}
 # Row type -> its share of the default mix
 KINDS = {
     **dict.fromkeys(ACADEMIC, "academic"),
-    "conversation": "conversation",
-    "detail": "conversation",
-    "vision_detail": "conversation",
-    "structured": "conversation",
+    **{name: data_type.group for name, data_type in DATA_TYPES.items()},
     "sharegpt": "conversation",
-    "reasoning": "reasoning",
 }
 Amount = float | int | None  # a ratio, a number of rows, or the default
 

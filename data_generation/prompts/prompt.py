@@ -15,24 +15,22 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...endpoints.request import Message, Request
+from ...rows.registry import check_choice
+from ..answers.structured import answer_format
 from ..contexts.schema import check_context
-from .structured import answer_format
+from . import DATA_TYPES
 
 SHIPPED = Path(__file__).parent
 
-# The paper's three types, asked of a teacher that sees text only
-TYPES = ("conversation", "detail", "reasoning")
-# Further ones: a teacher that sees the picture (ShareGPT4V), and answers whose claims are checked (ALLaVA)
-ALL_TYPES = (*TYPES, "vision_detail", "structured")
-
 VIEWS = ("captions", "boxes", "image")
-ANSWERS = {"text": None, "grounded_json": answer_format()}
+# Forms of answers -> OpenAI's `response_format`
+ANSWERS: dict[str, Callable[[], dict[str, Any] | None]] = {"text": lambda: None, "grounded_json": answer_format}
 SETTINGS = {"sees": list, "needs": list, "max_tokens": int, "answer": str}
 
 
@@ -48,7 +46,7 @@ class Prompt:
         sees: What the teacher is shown of an image: of "captions", "boxes" and "image".
         needs: Which of these a context must have to be asked about.
         max_tokens: Longest answer, in tokens.
-        answer: "text", or "grounded_json" for answers that `structured.answer_format` describes.
+        answer: "text", or "grounded_json" for answers that `answers.structured.answer_format` describes.
     """
 
     type: str
@@ -97,7 +95,7 @@ class Prompt:
             max_tokens=self.max_tokens,
             question=question,
             image=image,
-            response_format=ANSWERS[self.answer],
+            response_format=ANSWERS[self.answer](),
         )
 
 
@@ -105,14 +103,13 @@ def load_prompt(type: str, prompt_folder: str | os.PathLike | None = None) -> Pr
     """Read the prompt of a type.
 
     Args:
-        type: One of `ALL_TYPES`.
+        type: A key of `DATA_TYPES`.
         prompt_folder: A folder with a folder of that name. Default: the shipped prompts.
 
     Raises:
         ValueError: An unknown type, or a file that is missing, empty or of another form; the message names it.
     """
-    if type not in ALL_TYPES:
-        raise ValueError(f"type {type!r} is unknown; choose one of {ALL_TYPES}.")
+    check_choice(type, DATA_TYPES, "--types")
     folder = Path(prompt_folder or SHIPPED) / type
     settings = _settings(folder / "prompt.json")
     questions = folder / "questions.txt"
@@ -164,8 +161,7 @@ def _settings(path: Path) -> dict[str, Any]:
     unknown = [view for view in (*settings["sees"], *settings["needs"]) if view not in VIEWS]
     if unknown:
         raise ValueError(f"{path}: {unknown[0]!r} is nothing that a teacher can see; choose of {VIEWS}.")
-    if settings["answer"] not in ANSWERS:
-        raise ValueError(f"{path}: answer {settings['answer']!r} is unknown; choose one of {tuple(ANSWERS)}.")
+    check_choice(settings["answer"], ANSWERS, f"{path}: answer")
     if settings["max_tokens"] < 1:
         raise ValueError(f"{path}: max_tokens is {settings['max_tokens']}; it must be at least 1.")
     if "image" in settings["sees"] and "image" not in settings["needs"]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...endpoints.answers import parse_completion, read_completion
+from ...endpoints.answers import Outcome, Reading, parse_completion, read_completion
 from ...endpoints.caller import Reply
 from ...endpoints.chat_model import CallError, Completion
 from ...endpoints.errors import error_of_status
@@ -204,19 +204,23 @@ def _answer_lines(
 
 
 def _journal_line(request: Request, content: dict[str, Any], model: str, price: Price | None) -> Line:
-    reply = Reply(request, attempts=1)
-    try:
-        completion = _completion(content)
-        reading = read_completion(completion)
-        reply.status, reply.text, reply.reason, reply.completion = (
-            reading.status, reading.text, reading.reason, completion,
-        )  # fmt: skip
+    reading, completion = _read(content)
+    text = reading.text if completion else None
+    reply = Reply(request, reading.status, text, reading.reason, completion=completion, attempts=1)
+    if completion is not None:
         reply.prompt_tokens = completion.prompt_tokens or 0
         reply.completion_tokens = completion.completion_tokens or 0
-    except CallError as error:
-        reply.status, reply.reason = "refused" if error.refused else "failed", error.reason
     reply.dollars = price.dollars(reply.prompt_tokens, reply.completion_tokens) if price else None
     return journal_line(reply, model)
+
+
+def _read(content: dict[str, Any]) -> tuple[Reading, Completion | None]:
+    """A line of answers as it is read, and the completion in it, if there is one."""
+    try:
+        completion = _completion(content)
+    except CallError as error:
+        return Reading(Outcome.REFUSED if error.refused else Outcome.UNUSABLE, "", error.reason), None
+    return read_completion(completion), completion
 
 
 def _completion(content: dict[str, Any]) -> Completion:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...endpoints import flags
 from ...rows.registry import look_up
-from ..prompts.prompt import TYPES
+from ..prompts import DATA_TYPES, TYPES
 from . import TEACHERS, options_settings
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def add_parsers(steps: Any) -> None:
 def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("contexts", help="file of contexts (`llavakit data contexts` writes one)")
     parser.add_argument(
-        "--types", default=None, help=f"default: {','.join(TYPES)}; vision_detail for --teacher vision"
+        "--types",
+        default=None,
+        help=f"of {', '.join(DATA_TYPES)} (default: {','.join(TYPES)}, and vision_detail for --teacher vision)",
     )
     parser.add_argument("--prompts", default=None, metavar="DIR", help="prompts of your own (`llavakit data prompts`)")
     parser.add_argument("--seed", type=int, default=0, help="draws the questions")

@@ -21,7 +21,9 @@ from ...endpoints.prices import Price
 from ...endpoints.request import Request
 from ...endpoints.running import ask_into_journal, check_budget, make_caller
 from ...rows.files import read_rows
-from ..prompts.prompt import TYPES, Prompt, load_prompt
+from ..prompts import TYPES
+from ..prompts.prompt import Prompt, load_prompt
+from .dry_run import first_request
 from .run_folder import RunFolder, open_run
 
 
@@ -94,6 +96,7 @@ def generate(
     money = {"input_price": price.input if price else None, "output_price": price.output if price else None}
     settings = {"teacher": teacher.name, "model": teacher.model, "seed": seed, **(settings or {}), **money}
     run = open_run(contexts, run_dir, prompts, settings, prompt_folder, image_folder)
+    first_request(read_rows(run.contexts), prompts, seed)  # there is something to ask
     with Journal(run.path) as journal:
         progress = Progress(journal_lines(run.path), retry_failed)
         requests = open_requests(run, prompts, progress, image_folder, limit)

@@ -71,7 +71,7 @@ def open_run(
     settings = {"types": [prompt.type for prompt in prompts], **settings, "prompts_hash": prompts_hash(prompts)}
     settings["image_folder"] = None if image_folder is None else str(image_folder)
     if (path / SETTINGS).exists():
-        return _reopen(path, contexts, settings)
+        return _reopen(path, contexts, settings, Path(prompt_folder or SHIPPED))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} exists and is no run (it has no {SETTINGS}). Name a new folder with -o.")
     beside = path.with_name(f".{path.name}.part")  # a killed attempt leaves this, and no half-made run
@@ -102,7 +102,7 @@ def load_run(run_dir: str | os.PathLike) -> RunFolder:
     return RunFolder(Path(run_dir), json.loads(path.read_text(encoding="utf-8")))
 
 
-def _reopen(path: Path, contexts: str | os.PathLike, settings: dict[str, Any]) -> RunFolder:
+def _reopen(path: Path, contexts: str | os.PathLike, settings: dict[str, Any], prompt_folder: Path) -> RunFolder:
     before = load_run(path).settings
     now = before | settings
     if not os.path.samefile(contexts, path / CONTEXTS):
@@ -110,12 +110,28 @@ def _reopen(path: Path, contexts: str | os.PathLike, settings: dict[str, Any]) -
     differing = [name for name in now if name not in CHANGEABLE and now[name] != before.get(name)]
     if differing:
         changes = "; ".join(f"{name} was {before.get(name)!r} and is now {now[name]!r}" for name in differing)
+        if "prompts_hash" in differing and (changed := _changed_prompts(path, prompt_folder, settings["types"])):
+            changes += f" (changed since: {', '.join(map(str, changed))})"
         raise ValueError(
             f"{path} holds a run with other settings: {changes}. Take the same ones, or name a new folder."
         )
     if now != before:
         _write_settings(path, now)
     return RunFolder(path, now)
+
+
+def _changed_prompts(path: Path, prompt_folder: Path, types: Iterable[str]) -> list[Path]:
+    """The files of prompts that are not those that the run asked with, by what they say and by whether they are there."""
+    changed = []
+    for type in types:
+        now, before = prompt_folder / type, path / PROMPTS / type
+        names = {file.relative_to(folder) for folder in (now, before) for file in folder.rglob("*") if file.is_file()}
+        changed += [now / name for name in sorted(names) if _content(now / name) != _content(before / name)]
+    return changed
+
+
+def _content(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
 def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:

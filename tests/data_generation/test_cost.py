@@ -8,7 +8,8 @@ import pytest
 
 from llavakit.cli import main
 from llavakit.data_generation.contexts.schema import read_contexts
-from llavakit.data_generation.prompts.prompt import ALL_TYPES, TYPES, load_prompt
+from llavakit.data_generation.prompts import DATA_TYPES, TYPES
+from llavakit.data_generation.prompts.prompt import load_prompt
 from llavakit.data_generation.teachers.estimate import estimate
 from llavakit.endpoints.budget import Budget
 from llavakit.endpoints.prices import Price, count_tokens, find_price, prompt_tokens, shipped_prices
@@ -58,7 +59,7 @@ def test_tokens_by_rule_are_near_a_tokenizer(shared_data: Path) -> None:
 
 def test_the_bound_is_one() -> None:
     price = Price(1e6, 0.0, image_tokens=500)  # a dollar a token read
-    for type in ALL_TYPES:
+    for type in DATA_TYPES:
         request = load_prompt(type).request(CONTEXT)
         texts = json.dumps(request.messages, ensure_ascii=False) + json.dumps(request.response_format)
         assert prompt_tokens(request, price) < price.at_most(request) < len(texts.encode()) + 600

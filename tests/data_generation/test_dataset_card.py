@@ -10,7 +10,8 @@ from llavakit.cli import main
 from llavakit.data_generation.filters.filtering import filter_run
 from llavakit.data_generation.mixing.dataset_card import write_dataset_card
 from llavakit.data_generation.mixing.mix import mix
-from llavakit.data_generation.prompts.prompt import TYPES, load_prompt
+from llavakit.data_generation.prompts import TYPES
+from llavakit.data_generation.prompts.prompt import load_prompt
 from llavakit.data_generation.teachers.run_folder import open_run
 from llavakit.rows.files import write_rows
 

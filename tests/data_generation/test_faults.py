@@ -14,7 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from llavakit.cli import main
-from llavakit.data_generation.prompts.prompt import TYPES, load_prompt
+from llavakit.data_generation.prompts import TYPES
+from llavakit.data_generation.prompts.prompt import load_prompt
 from llavakit.endpoints.journal import journal_lines, read_journal
 from llavakit.rows.files import write_rows
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llavakit.data_generation.answers.parsing import FormatViolation, parse_answer
+from llavakit.data_generation.answers.forms import FormatViolation
+from llavakit.data_generation.answers.parsing import parse_answer
 from llavakit.data_generation.answers.samples import Sample
 from llavakit.data_generation.filters import FILTERS, FilterOptions, make_filters
 from llavakit.data_generation.filters.hallucination import Hallucination

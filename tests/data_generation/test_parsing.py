@@ -2,7 +2,8 @@
 
 import pytest
 
-from llavakit.data_generation.answers.parsing import FormatViolation, looks_cut_off, parse_answer
+from llavakit.data_generation.answers.forms import FormatViolation, looks_cut_off
+from llavakit.data_generation.answers.parsing import parse_answer
 
 EXPECTED = [("What is it?", "It is a dog."), ("Where does it lie?", "On a couch.")]
 
@@ -113,7 +114,7 @@ def test_descriptions_take_the_question_that_was_drawn(type: str) -> None:
 
 
 def test_unknown_type() -> None:
-    with pytest.raises(ValueError, match="'poem' has no parser"):
+    with pytest.raises(ValueError, match="type='poem' is unknown; choose one of 'conversation', 'detail'"):
         parse_answer("poem", "A dog.")
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from llavakit.cli import main
 from llavakit.data_generation.answers.parsing import parse_answer
-from llavakit.data_generation.prompts.prompt import ALL_TYPES, SHIPPED, TYPES, load_prompt, prompts_hash
-from llavakit.data_generation.prompts.structured import MIN_CLAIMS, MIN_QA, MIN_WORDS, parse_structured, verify_claims
+from llavakit.data_generation.answers.structured import MIN_CLAIMS, MIN_QA, MIN_WORDS, parse_structured, verify_claims
+from llavakit.data_generation.prompts import DATA_TYPES, TYPES
+from llavakit.data_generation.prompts.prompt import SHIPPED, load_prompt, prompts_hash
 from llavakit.endpoints.request import data_uri
 from llavakit.rows.extras import require
 
@@ -114,7 +115,7 @@ def test_a_context_that_lacks_what_a_type_needs():
 def test_prompts_can_be_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = tmp_path / "prompts"
     assert main(["data", "prompts", "-o", str(folder)]) == 0
-    for type in ALL_TYPES:
+    for type in DATA_TYPES:
         assert load_prompt(type, folder) == load_prompt(type)
     assert main(["data", "prompts", "-o", str(folder)]) == 1
     assert "exists" in capsys.readouterr().err
@@ -141,7 +142,7 @@ def test_prompts_can_be_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("prompt.json", "{", "prompt.json is not JSON"),
         ("prompt.json", '{"sees": []}', "must hold exactly: sees"),
         ("prompt.json", '{"sees": ["smell"], "needs": [], "max_tokens": 9, "answer": "text"}', "'smell' is nothing"),
-        ("prompt.json", '{"sees": [], "needs": [], "max_tokens": 9, "answer": "x"}', "answer 'x' is unknown"),
+        ("prompt.json", '{"sees": [], "needs": [], "max_tokens": 9, "answer": "x"}', "answer='x' is unknown"),
         ("prompt.json", '{"sees": [], "needs": [], "max_tokens": 0, "answer": "text"}', "max_tokens is 0"),
         ("prompt.json", '{"sees": ["image"], "needs": [], "max_tokens": 9, "answer": "text"}', "'image' must stand"),
         ("examples/1.json", '{"captions": "x"}', "1.json .* must be lists"),
@@ -157,7 +158,7 @@ def test_a_broken_prompt_is_named(tmp_path: Path, file: str, content: str | None
         path.write_text(content)
     with pytest.raises(ValueError, match=message):
         load_prompt("detail", tmp_path / "p")
-    with pytest.raises(ValueError, match="type 'x' is unknown; choose one of .*'conversation'"):
+    with pytest.raises(ValueError, match="--types='x' is unknown; choose one of .*'conversation'"):
         load_prompt("x")
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from llavakit.data_generation.answers.parsing import parse_answer
 from llavakit.data_generation.answers.samples import Sample
+from llavakit.data_generation.answers.structured import parse_structured, verify_claims
 from llavakit.data_generation.contexts.from_coco import contexts_from_coco
 from llavakit.data_generation.contexts.schema import read_contexts
 from llavakit.data_generation.filters import FILTERS, make_filters
-from llavakit.data_generation.prompts.prompt import TYPES
-from llavakit.data_generation.prompts.structured import parse_structured, verify_claims
+from llavakit.data_generation.prompts import TYPES
 from llavakit.data_generation.teachers.rule_teacher import RuleTeacher
 from llavakit.data_generation.teachers.scene import Scene, place
 from llavakit.data_generation.teachers.words import NUMBER_WORDS, clause, joined, plural, sentence, with_article

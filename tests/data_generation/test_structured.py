@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llavakit.data_generation.prompts.structured import (
+from llavakit.data_generation.answers.structured import (
     MIN_WORDS,
     Rejected,
     answer_format,

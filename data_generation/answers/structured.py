@@ -8,7 +8,10 @@ such an object there.
 import json
 import re
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
+
+from ...rows.extras import require
 
 MIN_WORDS = 40  # of the description
 MIN_CLAIMS = 2
@@ -23,21 +26,13 @@ class Rejected(ValueError):
 
 
 def answer_format() -> dict[str, Any]:
-    """The answer's form as OpenAI's `response_format`; strict, so that servers decode by it."""
-    text = {"type": "string"}
-    box = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
-    claims = _list_of({"text": text, "category": text, "bbox": box}, MIN_CLAIMS)
-    qa = _list_of({"question": text, "answer": text}, MIN_QA)
-    schema = _object({"description": text, "claims": claims, "qa": qa})
+    """The answer's form as OpenAI's `response_format`; strict, so that servers decode by it.
+
+    Raises:
+        ValueError: pydantic is not installed.
+    """
+    schema = _schemas().json_schema()
     return {"type": "json_schema", "json_schema": {"name": "grounded_description", "strict": True, "schema": schema}}
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def _list_of(properties: dict[str, Any], least: int) -> dict[str, Any]:
-    return {"type": "array", "items": _object(properties), "minItems": least}
 
 
 def parse_structured(text: str) -> dict[str, Any]:
@@ -48,42 +43,24 @@ def parse_structured(text: str) -> dict[str, Any]:
 
     Raises:
         Rejected: Not JSON, of another form, or with less detail; the message says what is wrong.
+        ValueError: pydantic is not installed.
     """
     try:
         answer = json.loads(FENCE.sub("", text))
     except json.JSONDecodeError as error:
         raise Rejected(f"not JSON: {error}") from error
-    if not isinstance(answer, dict) or set(answer) != {"description", "claims", "qa"}:
-        raise Rejected("the answer must be an object of description, claims and qa")
-    if not isinstance(answer["description"], str) or len(answer["description"].split()) < MIN_WORDS:
-        raise Rejected(f"the description has fewer than {MIN_WORDS} words")
-    _check_list(answer["claims"], "claim", ("text", "category"), MIN_CLAIMS, others={"bbox"})
-    _check_list(answer["qa"], "question with its answer", ("question", "answer"), MIN_QA)
-    for number, claim in enumerate(answer["claims"], start=1):
-        if not _is_box(claim["bbox"]):
-            raise Rejected(f"claim {number}: {claim['bbox']!r} is no box [left, top, right, bottom] within 0 and 1")
+    reason = _schemas().why_invalid(answer)
+    if reason is not None:
+        raise Rejected(reason)
     return answer
 
 
-def _check_list(
-    items: Any, what: str, texts: tuple[str, ...], least: int, others: frozenset | set = frozenset()
-) -> None:
-    if not isinstance(items, list) or len(items) < least:
-        raise Rejected(f"fewer than {least} of: {what}")
-    for number, item in enumerate(items, start=1):
-        if not isinstance(item, dict) or set(item) != {*texts, *others}:
-            raise Rejected(f"{what} {number} must be an object of {', '.join([*texts, *others])}")
-        if not all(isinstance(item[key], str) and item[key].strip() for key in texts):
-            raise Rejected(f"{what} {number}: {' and '.join(texts)} must be text")
+def _schemas() -> ModuleType:
+    """The models of pydantic, which only structured answers need."""
+    require("pydantic")
+    from . import structured_schema
 
-
-def _is_box(box: Any) -> bool:
-    if not isinstance(box, list) or len(box) != 4:
-        return False
-    if not all(isinstance(corner, int | float) and not isinstance(corner, bool) for corner in box):
-        return False
-    left, top, right, bottom = box
-    return 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+    return structured_schema
 
 
 def verify_claims(answer: Mapping[str, Any], context: Mapping[str, Any], min_overlap: float = MIN_OVERLAP) -> None:
