@@ -1,13 +1,10 @@
 """What a vision encoder and a language model must be to serve as backbones, and what is done to them for it."""
 
-import copy
 import os
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
-
-from ..modeling_llava import LlavaConfig
 
 # Matrix sizes that GPUs like; also what the vocabulary can be split by.
 VOCABULARY_MULTIPLE = 64
@@ -55,27 +52,6 @@ def load_vision_tower(vision: str | os.PathLike, **kwargs: Any) -> PreTrainedMod
             "pretrained vision encoder, or of a model such as CLIP that contains one."
         )
     return tower
-
-
-@torch.no_grad()
-def measure_prefix_tokens(tower: PreTrainedModel) -> int:
-    """Count the tokens before the patch grid in what the encoder returns, by showing it a black image.
-
-    Raises:
-        ValueError: if it does not return a sequence of patch features.
-    """
-    # A copy: to be part of another config clears which attention the tower runs with
-    config = LlavaConfig(vision_config=copy.deepcopy(tower.config), num_additional_image_tokens=0)
-    image = torch.zeros(1, *config.image_shape, dtype=tower.dtype, device=tower.device)
-    states = tower(image, output_hidden_states=True, return_dict=True).hidden_states
-    shape = tuple(states[-1].shape)
-    if len(shape) != 3 or shape[1] < config.num_image_tokens:
-        raise ValueError(
-            f"The vision encoder {type(tower).__name__} returns features of shape {shape} for an image of "
-            f"{config.num_image_tokens} patches; one that returns (batch, tokens, channels), with a token for each "
-            "patch, is needed."
-        )
-    return shape[1] - config.num_image_tokens
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AddedToken, AutoTokenizer
@@ -12,8 +12,10 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ..processing import LlavaProcessor
-from .backbones import check_scores, grow_vocabulary, load_language_model, load_vision_tower, measure_prefix_tokens
+from ..processing.image_plan import view_size
+from .backbones import check_scores, grow_vocabulary, load_language_model, load_vision_tower
 from .loading import naming_damage
+from .measuring import measure_image_tokens, measure_prefix_tokens
 from .safe_writing import replace_files, staging_folder
 
 IMAGE_TOKEN = "<image>"
@@ -24,7 +26,7 @@ def build_llava(
     language: str | os.PathLike,
     *,
     chat_template: str | None = "vicuna_v1",
-    image_aspect_ratio: Literal["crop", "pad"] = "crop",
+    image_aspect_ratio: str = "crop",
     vision_revision: str | None = None,
     language_revision: str | None = None,
     trust_remote_code: bool = False,
@@ -36,7 +38,8 @@ def build_llava(
         vision: Path or Hub id of the vision encoder (CLIP, SigLIP, DINOv2, ...), with its image processor.
         language: Path or Hub id of the language model, with its tokenizer.
         chat_template: A shipped name, a `.jinja` file, Jinja text, or `None` for the tokenizer's own.
-        image_aspect_ratio: "crop" to a centred square (v1) or "pad" to a square with the mean colour (v1.5).
+        image_aspect_ratio: Layout of images, a key of `IMAGE_LAYOUTS`: "crop" to a centred square (v1), "pad" to a square
+            with the mean colour (v1.5).
         vision_revision: Git revision of `vision` on the Hub.
         language_revision: Git revision of `language` on the Hub.
         trust_remote_code: Allow backbones that ship their own code.
@@ -51,11 +54,12 @@ def build_llava(
         OSError: A backbone that is not there.
     """
     revisions = {"vision_revision": vision_revision, "language_revision": language_revision}
-    model = build_model(vision, language, trust_remote_code=trust_remote_code, **revisions, **model_options)
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     with naming_damage(vision, language):
         image_processor = AutoImageProcessor.from_pretrained(vision, revision=vision_revision or "main", **hub)
         tokenizer = AutoTokenizer.from_pretrained(language, revision=language_revision or "main", **hub)
+    model_options.setdefault("view_size", view_size(image_processor))
+    model = build_model(vision, language, trust_remote_code=trust_remote_code, **revisions, **model_options)
     processor = LlavaProcessor(
         image_processor,
         tokenizer,
@@ -64,6 +68,7 @@ def build_llava(
         chat_template=chat_template,
         num_additional_image_tokens=model.config.num_additional_image_tokens or 0,
         image_aspect_ratio=image_aspect_ratio,
+        image_seq_length=model.config.image_seq_length,
     )
     return model, processor
 
@@ -93,7 +98,8 @@ def build_model(
         vision_revision: Git revision of `vision` on the Hub.
         language_revision: Git revision of `language` on the Hub.
         trust_remote_code: Whether code that comes with the checkpoints may run.
-        **config_fields: Fields of `LlavaConfig`: `projector_type`, `vision_feature_layer`,
+        **config_fields: Fields of `LlavaConfig`: `view_size` (height and width of a view; default: as the image processor
+            beside the encoder makes it, else as the encoder's config names it), `projector_type`, `vision_feature_layer`,
             `vision_feature_select_strategy`, ...
 
     Raises:
@@ -112,7 +118,9 @@ def build_model(
     hub["revision"] = vision_revision or "main"
     with naming_damage(vision):
         tower = load_vision_tower(vision, dtype=causal.dtype, **hub)
-    prefix = measure_prefix_tokens(tower)
+    if config_fields.get("view_size") is None:
+        config_fields["view_size"] = _view_size_beside(vision, **hub)
+    prefix = measure_prefix_tokens(tower, config_fields["view_size"])
     if config_fields.setdefault("num_additional_image_tokens", prefix) not in (prefix, None):
         raise ValueError(
             f"num_additional_image_tokens={config_fields['num_additional_image_tokens']}, but {vision} puts {prefix} "
@@ -128,10 +136,23 @@ def build_model(
         **config_fields,
     )
     model = _joined(config, tower, causal, str(language))
+    model.config.image_seq_length = measure_image_tokens(model)
     check_scores(model, causal)
     if stage is not None:
         model.set_stage(stage)
     return model
+
+
+def _view_size_beside(vision: str | os.PathLike, **hub: Any) -> tuple[int, int] | None:
+    """The size of a view as the image processor makes it that was saved with an encoder, if one was.
+
+    It need not be the one in the encoder's config: DINOv2 was trained at 518 pixels and is shown 224.
+    """
+    try:
+        image_processor = AutoImageProcessor.from_pretrained(vision, **hub)
+    except OSError:  # there is none
+        return None
+    return view_size(image_processor)
 
 
 def _joined(config: LlavaConfig, tower: Any, causal: Any, language: str) -> LlavaForConditionalGeneration:

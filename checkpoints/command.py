@@ -2,6 +2,8 @@
 
 import argparse
 
+from ..processing.image_layouts import IMAGE_LAYOUTS
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vision", required=True, help="path or Hub id of the vision encoder")
@@ -12,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat_template", default="vicuna_v1", help="a shipped name, a .jinja file, or 'tokenizer' for its own"
     )
     parser.add_argument(
-        "--image_aspect_ratio", default="crop", choices=("crop", "pad"), help="crop (v1) or pad (v1.5)"
+        "--image_aspect_ratio", default="crop", choices=list(IMAGE_LAYOUTS), help="layout of images (v1: crop, v1.5: pad)"
     )
     parser.add_argument("--vision_feature_layer", type=int, nargs="+", default=[-2], help="hidden state(s) to read")
     parser.add_argument("--vision_feature_select_strategy", default="default", choices=("default", "full"))
@@ -41,7 +43,6 @@ def _init(args: argparse.Namespace) -> int:
         trust_remote_code=args.trust_remote_code,
     )
     save_llava(model, processor, args.output_dir)
-    print(
-        f"{model.num_parameters():,} parameters, {model.config.num_image_tokens} tokens an image -> {args.output_dir}"
-    )
+    tokens = f"{processor.num_image_tokens} tokens {'an image' if processor.layout.single_view else 'a view'}"
+    print(f"{model.num_parameters():,} parameters, {tokens} -> {args.output_dir}")
     return 0

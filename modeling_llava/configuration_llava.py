@@ -1,10 +1,13 @@
 """Configuration of LLaVA: a vision encoder, a connector and a language model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import strict, validated_field
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from .connectors import CONNECTORS
+from .image_features import FUSIONS
 
 # How many tokens stand before the patch grid in the output of a vision encoder: the class token and, where an
 # encoder has them, registers or a distillation token. Keys are the `model_type` of the vision config.
@@ -44,6 +47,16 @@ DEFAULT_VISION_CONFIG: dict[str, Any] = {
 DEFAULT_TEXT_CONFIG: dict[str, Any] = {"model_type": "llama", "vocab_size": 32064}
 
 
+def _key_of(table: Mapping[str, Any]) -> Callable[[Any], None]:
+    """A check that a value is a key of a table."""
+
+    def check(value: Any) -> None:
+        if value not in table:
+            raise ValueError(f"{value!r} is unknown; choose one of {', '.join(map(repr, table))}.")
+
+    return check
+
+
 @strict
 class LlavaConfig(PreTrainedConfig):
     """Everything that defines a LLaVA model. The defaults are LLaVA v1 (arXiv:2304.08485, section 4).
@@ -59,9 +72,12 @@ class LlavaConfig(PreTrainedConfig):
         image_token_index (`int`, *optional*, defaults to 32000):
             Id of the placeholder that an image feature replaces; `image_token_id` is an alias.
         image_seq_length (`int`, *optional*):
-            Placeholders of one image. Only needed for an encoder without `image_size` and `patch_size`; elsewhere it
-            is worked out, and `num_image_tokens` is what to read.
-        projector_type (`"linear"` or `"mlp2x_gelu"`, *optional*, defaults to `"linear"`):
+            Placeholders of one view of an image, as measured through the encoder and the connector when the model was
+            built. Without it they are worked out from `view_size` and the encoder's `patch_size`.
+        view_size (`tuple[int, int]`, *optional*, defaults to the encoder's `image_size`):
+            Height and width in pixels of a view as the image processor makes it. An encoder that interpolates its
+            positions (DINOv2) may see another size than its own.
+        projector_type (`str`, *optional*, defaults to `"linear"`):
             The connector: a key of `connectors.CONNECTORS`.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation between the layers of a connector that has two.
@@ -70,6 +86,8 @@ class LlavaConfig(PreTrainedConfig):
             the layer before. The features of several layers are joined along the channels.
         vision_feature_select_strategy (`"default"` or `"full"`, *optional*, defaults to `"default"`):
             `"default"` keeps the patch grid alone, `"full"` everything the encoder returns.
+        image_fusion (`str`, *optional*, defaults to `"splice"`):
+            Where image features enter the language model: a key of `image_features.FUSIONS`.
         multimodal_projector_bias (`bool`, *optional*, defaults to `True`):
             Whether the layers of the connector have a bias.
         tie_word_embeddings (`bool`, *optional*):
@@ -102,10 +120,12 @@ class LlavaConfig(PreTrainedConfig):
     text_config: Any = None
     image_token_index: int = 32000
     image_seq_length: int | None = None
-    projector_type: Literal["linear", "mlp2x_gelu"] = "linear"
+    view_size: list[int] | tuple[int, ...] | None = None
+    projector_type: str = validated_field(_key_of(CONNECTORS), default="linear")
     projector_hidden_act: str = "gelu"
     vision_feature_layer: int | list[int] = -2
     vision_feature_select_strategy: Literal["default", "full"] = "default"
+    image_fusion: str = validated_field(_key_of(FUSIONS), default="splice")
     multimodal_projector_bias: bool = True
     tie_word_embeddings: bool = False
     num_additional_image_tokens: int | None = None
@@ -129,7 +149,7 @@ class LlavaConfig(PreTrainedConfig):
             self.num_additional_image_tokens = num_prefix_tokens(self.vision_config)
         self._check_feature_layers()
         if self.image_seq_length is None:
-            self.image_seq_length = self.num_image_tokens
+            self.image_seq_length = self._worked_out_length()
         super().__post_init__(**kwargs)
         # `transformers serve` looks the first name up among transformers' own classes, and this one leads back to ours.
         # In memory only: `to_dict` writes our name alone.
@@ -143,43 +163,43 @@ class LlavaConfig(PreTrainedConfig):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """`(channels, height, width)` in pixels of the images the encoder takes.
+        """`(channels, height, width)` in pixels of a view as the encoder takes it.
 
         Raises:
-            ValueError: if the vision config has no `image_size`.
+            ValueError: if neither `view_size` nor the vision config tells.
         """
-        size = getattr(self.vision_config, "image_size", None)
+        size = self.view_size or getattr(self.vision_config, "image_size", None)
         if size is None:
             raise ValueError(
                 f"vision_config (model_type {self.vision_config.model_type!r}) has no `image_size`; set it to the "
-                "height and width in pixels that the encoder is to see."
+                "height and width in pixels that the encoder is to see, or pass view_size."
             )
         height, width = (size, size) if isinstance(size, int) else size
         return getattr(self.vision_config, "num_channels", 3), height, width
 
     @property
     def num_image_tokens(self) -> int:
-        """Placeholders of one image: its patches, plus the prefix tokens under the strategy `"full"`.
+        """Placeholders of one view of an image: all of the image's where that is one view."""
+        return self.image_seq_length  # type: ignore[return-value]  # set when the config is built
+
+    def _worked_out_length(self) -> int:
+        """Placeholders of one view: what the connector makes of its patches, with prefix tokens under `"full"`.
 
         Raises:
-            ValueError: if neither the vision config nor `image_seq_length` tells.
+            ValueError: if the vision config does not tell.
         """
         patch_size = getattr(self.vision_config, "patch_size", None)
-        if patch_size is None or getattr(self.vision_config, "image_size", None) is None:
-            if self.image_seq_length is not None:
-                return self.image_seq_length
+        if patch_size is None or (self.view_size or getattr(self.vision_config, "image_size", None)) is None:
             raise ValueError(
                 f"vision_config (model_type {self.vision_config.model_type!r}) has no `image_size` and `patch_size` to "
                 "count image tokens from; pass image_seq_length=<tokens of one image>."
             )
         _, height, width = self.image_shape
         patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-        grid = (height // patch_height) * (width // patch_width)
-        return (
-            grid
-            if self.vision_feature_select_strategy == "default"
-            else grid + (self.num_additional_image_tokens or 0)
-        )
+        num_patches = (height // patch_height) * (width // patch_width)
+        if self.vision_feature_select_strategy == "full":
+            num_patches += self.num_additional_image_tokens or 0
+        return CONNECTORS[self.projector_type].num_tokens(num_patches, self)
 
     def to_dict(self) -> dict[str, Any]:
         """The dictionary that is saved: it names our own class."""

@@ -22,9 +22,9 @@ def check_image_tokens(num_tokens: list[int], num_features: list[int]) -> None:
         if features > tokens:
             raise ValueError(
                 f"Sample {sample} of the batch has {tokens} image tokens, but its images have {features} features. "
-                "Either the processor counts otherwise than the model (compare its image size, patch_size, "
-                "vision_feature_select_strategy and num_additional_image_tokens with the model's config), or an image "
-                "was cut by truncation."
+                "Either the processor counts otherwise than the model (compare its image size, "
+                "image_seq_length, patch_size, vision_feature_select_strategy and num_additional_image_tokens with the "
+                "model's config), or an image was cut by truncation."
             )
         if features < tokens:
             raise ValueError(
@@ -39,18 +39,39 @@ def check_image_tokens(num_tokens: list[int], num_features: list[int]) -> None:
         )
 
 
-def repeat_images(pixel_values: torch.Tensor, num_tokens: torch.Tensor, times: int) -> torch.Tensor:
+def repeat_views(views: dict[str, torch.Tensor], num_tokens: torch.Tensor, times: int) -> dict[str, torch.Tensor]:
     """Repeat the images of each sample as a group: (a, b), (c) twice are a, b, a, b, c, c.
 
     Args:
-        pixel_values: `(N, C, H, W)`, images of one size.
+        views: `pixel_values`, `(V, ...)`, and `feature_places`, `(V, 1 + F)`, where images have several views.
         num_tokens: `(B,)`, placeholders of each sample.
         times: how often.
 
     Returns:
-        `(N * times, C, H, W)`; the images unchanged if they do not fit the placeholders, which forward reports.
+        The same with `V * times` rows; unchanged if the images do not fit the placeholders, which forward reports.
     """
-    images = (num_tokens * len(pixel_values) // num_tokens.sum().clamp(min=1)).tolist()
-    if sum(images) != len(pixel_values):
-        return pixel_values
-    return torch.cat([group for group in pixel_values.split(images) for _ in range(times)])
+    num_views = len(next(iter(views.values())))
+    if "feature_places" in views:
+        rows = _rows_of_samples(num_tokens.tolist(), views["feature_places"][:, 0].tolist())
+    else:  # images of one view, all alike
+        rows = (num_tokens * num_views // num_tokens.sum().clamp(min=1)).tolist()
+    if sum(rows) != num_views:
+        return views
+    return {
+        name: torch.cat([group for group in tensor.split(rows) for _ in range(times)])
+        for name, tensor in views.items()
+    }
+
+
+def _rows_of_samples(num_tokens: list[int], tokens_of_view: list[int]) -> list[int]:
+    """How many views each sample has: those of its images, which start where a view has tokens."""
+    rows, view = [], 0
+    for wanted in num_tokens:
+        start = view
+        while wanted > 0 and view < len(tokens_of_view):
+            wanted -= tokens_of_view[view]
+            view += 1
+            while view < len(tokens_of_view) and tokens_of_view[view] == 0:  # the other views of that image
+                view += 1
+        rows.append(view - start)
+    return rows

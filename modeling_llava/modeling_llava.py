@@ -3,9 +3,10 @@
 Shapes in this file:
 
     B  samples in the batch             N  images in the batch, over all samples, in reading order
-    S  tokens of a sample               F  features of an image = placeholders it takes in the text
-    C, H, W  channels, height, width    Z  width of the image features: that of the encoder, once for each feature layer
-    V  vocabulary                       D  width of the language model
+    S  tokens of a sample               V  views of these images; one an image, unless the processor's layout has more
+    C, H, W  channels, height, width    P  patches of a view as the encoder returns them
+    D  width of the language model      F  features that the connector makes of them
+                                        Z  width of the image features: that of the encoder, once for each feature layer
 """
 
 import contextlib
@@ -18,25 +19,26 @@ from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, torch_compilable_check
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_llava import LlavaConfig
 from .connectors import CONNECTORS
-from .image_tokens import check_image_tokens, repeat_images
+from .image_features import FUSIONS, join_views
+from .image_tokens import check_image_tokens, repeat_views
 from .model_parts import freeze_for, is_learning
 
 
 @dataclass
 class LlavaModelOutputWithPast(BaseModelOutputWithPast):
-    """Output of `LlavaModel`; `image_hidden_states` are the connector's, `(sum of F over N, D)`."""
+    """Output of `LlavaModel`; `image_hidden_states` are the connector's, `(image tokens, D)`."""
 
     image_hidden_states: torch.Tensor | None = None
 
 
 @dataclass
 class LlavaCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """Output of `LlavaForConditionalGeneration`; `image_hidden_states` are the connector's, `(sum of F over N, D)`."""
+    """Output of `LlavaForConditionalGeneration`; `image_hidden_states` are the connector's, `(image tokens, D)`."""
 
     image_hidden_states: torch.Tensor | None = None
 
@@ -123,17 +125,23 @@ class LlavaModel(LlavaPreTrainedModel):
         pixel_values: torch.Tensor,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
+        feature_places: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
-        """Encode images and project them into the embedding space of the language model: H_v = W Z_v.
+        """Encode images, project them into the embedding space of the language model, H_v = W Z_v, and join their views.
 
         Args:
-            pixel_values: `(N, C, H, W)`.
+            pixel_values: `(V, C, H, W)`.
             vision_feature_layer: overrides the one of the config.
             vision_feature_select_strategy: overrides the one of the config.
+            feature_places: `(V, 1 + F)`, which view belongs to which image and which feature to which of its tokens, as
+                the processor gives it (see `join_views`). None: every view is an image.
 
         Returns:
-            The output of the vision tower; its `pooler_output` is a list of N tensors `(F, D)`.
+            The output of the vision tower; its `pooler_output` is a list of N tensors `(tokens, D)`.
+
+        Raises:
+            ValueError: if `feature_places` does not fit the views or their features.
         """
         # One layer is asked for by its index, so that a transformers that can keep a single hidden state does; others
         # read any true value as "all of them".
@@ -149,8 +157,11 @@ class LlavaModel(LlavaPreTrainedModel):
 
         first = 0 if vision_feature_select_strategy == "full" else self.config.num_additional_image_tokens
         chosen = [outputs.hidden_states[index][:, first:] for index in ([layer] if one else layer)]
-        features = chosen[0] if one else torch.cat(chosen, dim=-1)  # (N, F, Z)
-        outputs.pooler_output = list(self.multi_modal_projector(features))  # N x (F, D)
+        features = chosen[0] if one else torch.cat(chosen, dim=-1)  # (V, P, Z)
+        connector = self.multi_modal_projector
+        outputs.pooler_output = join_views(
+            connector(features), feature_places, connector.line_break
+        )  # N x (tokens, D)
         return outputs
 
     @can_return_tuple
@@ -164,6 +175,7 @@ class LlavaModel(LlavaPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
+        feature_places: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaModelOutputWithPast:
@@ -171,9 +183,10 @@ class LlavaModel(LlavaPreTrainedModel):
 
         Args:
             input_ids: `(B, S)`, with a run of `image_token_id` where each image goes.
-            pixel_values: `(N, C, H, W)`, the images of all samples, in the order of their placeholders.
+            pixel_values: `(V, C, H, W)`, the images of all samples, in the order of their placeholders.
             attention_mask: `(B, S)`.
             inputs_embeds: `(B, S, D)`, instead of `input_ids`.
+            feature_places: `(V, 1 + F)`, see `get_image_features`.
             mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
 
         Raises:
@@ -193,24 +206,26 @@ class LlavaModel(LlavaPreTrainedModel):
                 pixel_values,
                 vision_feature_layer=vision_feature_layer,
                 vision_feature_select_strategy=vision_feature_select_strategy,
+                feature_places=feature_places,
                 return_dict=True,
             )
-        image_features = None
+        image_features: Any = None
+        fused = {"inputs_embeds": inputs_embeds}
         if image_outputs is not None:
-            mask = self._placeholder_mask(input_ids, inputs_embeds)  # (B, S)
-            image_features = self._checked_features(mask, image_outputs.pooler_output, inputs_embeds)
-            inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1), image_features)
+            image_features = image_outputs.pooler_output
+            placeholders = self._placeholder_mask(input_ids, inputs_embeds)  # (B, S)
+            fused = FUSIONS[self.config.image_fusion](inputs_embeds, placeholders, image_features)
         elif self.training:
             if input_ids is not None and not torch.compiler.is_compiling():
                 check_image_tokens(self._placeholder_mask(input_ids, inputs_embeds).sum(-1).tolist(), [])
             if is_learning(self.multi_modal_projector):
-                inputs_embeds = self._with_blank_image(inputs_embeds)
+                fused = {"inputs_embeds": self._with_blank_image(inputs_embeds)}
 
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
+            **fused,
             **kwargs,
         )
         return LlavaModelOutputWithPast(
@@ -218,7 +233,7 @@ class LlavaModel(LlavaPreTrainedModel):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=image_features,
+            image_hidden_states=None if image_features is None else torch.cat(list(image_features)).to(inputs_embeds),
         )
 
     def _placeholder_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor:
@@ -227,17 +242,6 @@ class LlavaModel(LlavaPreTrainedModel):
             return (input_ids == self.config.image_token_id).to(inputs_embeds.device)
         token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
-
-    @staticmethod
-    def _checked_features(mask: torch.Tensor, features: Any, like: torch.Tensor) -> torch.Tensor:
-        """Join the features of all images, `(sum of F, D)`, once they are known to fit the placeholders."""
-        if torch.compiler.is_compiling():  # lengths are data there: only their sum can be checked
-            joined = torch.cat(features)
-            torch_compilable_check(mask.sum() == joined.shape[0], "image tokens and image features differ in number")
-        else:
-            check_image_tokens(mask.sum(-1).tolist(), [len(feature) for feature in features])
-            joined = torch.cat(features)
-        return joined.to(like.device, like.dtype)
 
     def _with_blank_image(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Add nothing, by way of the vision tower and the connector.
@@ -283,6 +287,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
         vision_feature_select_strategy: str | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        feature_places: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaCausalLMOutputWithPast:
@@ -302,6 +307,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             vision_feature_layer=vision_feature_layer,
             vision_feature_select_strategy=vision_feature_select_strategy,
+            feature_places=feature_places,
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
@@ -331,17 +337,16 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
 
         The general method repeats row by row, which for a sample with images (a, b) gives a, a, b, b.
         """
-        pixel_values = model_kwargs.pop("pixel_values", None)
-        if expand_size > 1 and pixel_values is not None and input_ids is not None:
+        views = {name: model_kwargs.pop(name, None) for name in ("pixel_values", "feature_places")}
+        views = {name: tensor for name, tensor in views.items() if tensor is not None}
+        if expand_size > 1 and views and input_ids is not None:
             num_tokens = (input_ids == self.config.image_token_id).sum(-1)  # (B,)
-            pixel_values = repeat_images(pixel_values, num_tokens, expand_size)
+            views = repeat_views(views, num_tokens, expand_size)
         general: Any = super()
         input_ids, model_kwargs = general._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
-        if pixel_values is not None:
-            model_kwargs["pixel_values"] = pixel_values
-        return input_ids, model_kwargs
+        return input_ids, model_kwargs | views
 
 
 def _keep(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,25 @@ class ImagePlan:
     feature_places: Sequence[Sequence[int]] | None = None
 
 
+def view_size(image_processor: Any) -> tuple[int, int]:
+    """Height and width in pixels of a view as an image processor makes it.
+
+    Raises:
+        ValueError: If its size does not fix both.
+    """
+    crops = getattr(image_processor, "do_center_crop", None)
+    size = dict((crops and image_processor.crop_size) or image_processor.size)
+    if "height" in size and "width" in size:
+        return size["height"], size["width"]
+    for edge in ("shortest_edge", "longest_edge"):  # views are square before they are resized
+        if edge in size:
+            return size[edge], size[edge]
+    raise ValueError(
+        f"The size of {type(image_processor).__name__}, {size}, does not fix height and width. Set its `size` to "
+        '{"height": ..., "width": ...}.'
+    )
+
+
 class ImageLayout(ABC):
     """How images are cut and joined. To add one, write a file with a subclass and a line in `IMAGE_LAYOUTS`.
 

@@ -19,7 +19,7 @@ from .chat_templates import template_text
 from .conversations import ConversationProcessor
 from .image_inputs import to_rgb
 from .image_layouts import image_layout
-from .image_plan import ImageLayout, View
+from .image_plan import ImageLayout, View, view_size
 from .text_tokenizer import TextTokenizer
 
 
@@ -106,18 +106,8 @@ class LlavaKitProcessor(ConversationProcessor):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of an image as the vision encoder gets it, in pixels."""
-        crops = getattr(self.image_processor, "do_center_crop", None)
-        size = dict((crops and self.image_processor.crop_size) or self.image_processor.size)
-        if "height" in size and "width" in size:
-            return size["height"], size["width"]
-        for edge in ("shortest_edge", "longest_edge"):  # images are square before they are resized
-            if edge in size:
-                return size[edge], size[edge]
-        raise ValueError(
-            f"The size of {type(self.image_processor).__name__}, {size}, does not fix height and width. Set its `size` "
-            'to {"height": ..., "width": ...}.'
-        )
+        """Height and width of a view of an image as the vision encoder gets it, in pixels."""
+        return view_size(self.image_processor)
 
     @property
     def num_image_tokens(self) -> int:

@@ -1,7 +1,6 @@
 """LlavaConfig: its defaults, its counts of image tokens, what it writes and what it refuses."""
 
 import json
-from typing import get_args
 
 import pytest
 import torch
@@ -106,8 +105,24 @@ def test_given_configs_are_taken_as_they_are():
     assert fields == {"image_size": 28, "patch_size": 14}
 
 
-def test_every_choice_of_connector_has_one():
-    assert set(get_args(LlavaConfig.__annotations__["projector_type"])) == set(CONNECTORS)
+@pytest.mark.parametrize("name", CONNECTORS)
+def test_every_connector_is_a_choice(name):
+    assert LlavaConfig(projector_type=name).num_image_tokens == 256
+
+
+def test_a_connector_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(
+        StrictDataclassFieldValidationError, match="'mlp9x' is unknown; choose one of 'linear', 'mlp2x_gelu'"
+    ):
+        LlavaConfig(projector_type="mlp9x")
+
+
+def test_an_encoder_that_sees_another_size_than_its_own():
+    config = LlavaConfig(
+        vision_config={"model_type": "dinov2", "image_size": 518, "patch_size": 14}, view_size=(224, 224)
+    )
+    assert config.image_shape == (3, 224, 224)
+    assert config.num_image_tokens == 256
 
 
 def test_what_is_written(tiny_config, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llavakit.modeling_llava.image_tokens import check_image_tokens, repeat_images
+from llavakit.modeling_llava.image_tokens import check_image_tokens, repeat_views
 
 
 def test_too_few_placeholders_in_a_sample(tiny_model, inputs):
@@ -84,6 +84,14 @@ def test_embeddings_in_place_of_ids(tiny_model, inputs):
 
 def test_images_are_repeated_sample_by_sample():
     images = torch.arange(3.0).reshape(3, 1, 1, 1)
-    repeated = repeat_images(images, torch.tensor([8, 0, 4]), 2)
-    assert repeated.flatten().tolist() == [0, 1, 0, 1, 2, 2]
-    assert repeat_images(images, torch.tensor([0, 0]), 2) is images
+    repeated = repeat_views({"pixel_values": images}, torch.tensor([8, 0, 4]), 2)
+    assert repeated["pixel_values"].flatten().tolist() == [0, 1, 0, 1, 2, 2]
+    assert repeat_views({"pixel_values": images}, torch.tensor([0, 0]), 2)["pixel_values"] is images
+
+
+def test_views_are_repeated_image_by_image():
+    """Three images of 2, 1 and 3 views, the first two of one sample."""
+    views = {"pixel_values": torch.arange(6), "feature_places": torch.tensor([[5], [0], [2], [9], [0], [0]])}
+    repeated = repeat_views(views, torch.tensor([7, 0, 9]), 2)
+    assert repeated["pixel_values"].tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+    assert repeated["feature_places"][:, 0].tolist() == [5, 0, 2, 5, 0, 2, 9, 0, 0, 9, 0, 0]

@@ -1,0 +1,70 @@
+"""How many tokens a view of an image gives: measured by showing the encoder and the connector one, when a LLaVA is built.
+
+Whoever asks later reads the number that is saved here, `image_seq_length`, in the config of the model and in that of the
+processor.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..modeling_llava import LlavaConfig
+
+
+@torch.no_grad()
+def measure_prefix_tokens(tower: PreTrainedModel, view_size: tuple[int, int] | None) -> int:
+    """Count the tokens before the patch grid in what the encoder returns, by showing it a black view.
+
+    Args:
+        tower: The vision encoder.
+        view_size: Height and width of a view in pixels. Default: the size that the encoder's config names.
+
+    Raises:
+        ValueError: if it does not return a sequence of patch features, or takes no view of this size.
+    """
+    # A copy: to be part of another config clears which attention the tower runs with
+    vision_config = copy.deepcopy(tower.config)
+    config = LlavaConfig(vision_config=vision_config, num_additional_image_tokens=0, view_size=view_size)
+    image = torch.zeros(1, *config.image_shape, dtype=tower.dtype, device=tower.device)
+    try:
+        states = tower(image, output_hidden_states=True, return_dict=True).hidden_states
+    except ValueError as error:
+        raise ValueError(
+            f"The vision encoder {type(tower).__name__} does not take views of {config.image_shape[1]} x "
+            f"{config.image_shape[2]} pixels ({error}): give it an image processor of the size that it was trained with."
+        ) from error
+    shape = tuple(states[-1].shape)
+    if len(shape) != 3 or shape[1] < config.num_image_tokens:
+        raise ValueError(
+            f"The vision encoder {type(tower).__name__} returns features of shape {shape} for an image of "
+            f"{config.num_image_tokens} patches; one that returns (batch, tokens, channels), with a token for each "
+            "patch, is needed."
+        )
+    return shape[1] - config.num_image_tokens
+
+
+@torch.no_grad()
+def measure_image_tokens(model: Any) -> int:
+    """Count the features of a black view, through the encoder and the connector, and check that all agree.
+
+    Args:
+        model: A LLaVA, whose config names the size of a view.
+
+    Returns:
+        How many there are: `image_seq_length`.
+
+    Raises:
+        ValueError: if the config, or the connector by its `num_tokens`, says otherwise.
+    """
+    config = model.config
+    view = torch.zeros(1, *config.image_shape, dtype=model.dtype, device=model.device)
+    measured = len(model.get_image_features(view, return_dict=True).pooler_output[0])
+    if measured != config.image_seq_length:
+        raise ValueError(
+            f"A view of {config.image_shape[1]} x {config.image_shape[2]} pixels gives {measured} features, but "
+            f"image_seq_length={config.image_seq_length}: leave the argument out, and if you did, num_tokens of the "
+            f"connector {config.projector_type!r} counts wrongly."
+        )
+    return measured
