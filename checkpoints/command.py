@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat_template", default="vicuna_v1", help="a shipped name, a .jinja file, or 'tokenizer' for its own"
     )
     parser.add_argument(
-        "--image_aspect_ratio", default="crop", choices=list(IMAGE_LAYOUTS), help="layout of images (v1: crop, v1.5: pad)"
+        "--image_aspect_ratio",
+        default="crop",
+        choices=list(IMAGE_LAYOUTS),
+        help="layout of images (v1: crop, v1.5: pad)",
     )
     parser.add_argument("--vision_feature_layer", type=int, nargs="+", default=[-2], help="hidden state(s) to read")
     parser.add_argument("--vision_feature_select_strategy", default="default", choices=("default", "full"))
