@@ -17,6 +17,7 @@ from .backbones import check_scores, grow_vocabulary, load_language_model, load_
 from .loading import naming_damage
 from .measuring import measure_image_tokens, measure_prefix_tokens
 from .safe_writing import replace_files, staging_folder
+from .stop_tokens import add_stop_tokens
 
 IMAGE_TOKEN = "<image>"
 
@@ -70,6 +71,7 @@ def build_llava(
         image_aspect_ratio=image_aspect_ratio,
         image_seq_length=model.config.image_seq_length,
     )
+    add_stop_tokens(model, processor)
     return model, processor
 
 
@@ -182,6 +184,7 @@ def save_llava(model: LlavaForConditionalGeneration, processor: LlavaProcessor, 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    add_stop_tokens(model, processor)  # its template may be another one by now
     with staging_folder(folder / "model") as staging:
         model.save_pretrained(staging)
         processor.save_pretrained(staging)

@@ -136,6 +136,10 @@ class ChatEncoder:
         """The rendered chat as it reads without marks."""
         return self._marked.sub(lambda match: match[1] or match[3] or "", rendered)
 
+    def first_control(self, text: str) -> re.Match[str] | None:
+        """The first control string in a text without marks."""
+        return self._unmarked.search(text)
+
     def count_images(self, text: str) -> int:
         """How often the image token stands in a text without marks."""
         return sum(self._controls[match[3]].id == self._image_id for match in self._unmarked.finditer(text))

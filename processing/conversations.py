@@ -7,6 +7,7 @@ from typing import Any
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from .answer_spans import CLOCK, PROBE, STOPPED_CLOCK, derive_spans
 from .call_options import CALL_OPTIONS
 from .chat_encoding import ChatEncoder, Encoded, RowTooLong
 from .chat_messages import flatten, normalize, shortened, texts_as_strings
@@ -39,16 +40,23 @@ class ConversationProcessor(ProcessorMixin):
     @property
     def stop_string(self) -> str:
         """What closes an answer in the template's rendering: the eos token, "###", a line break, ..."""
-        answer = "An answer."
-        messages, _ = normalize([{"role": "user", "content": "Q"}, {"role": "assistant", "content": answer}])
-        text, spans = self._render(messages, self._template(None))
-        end = spans[-1][1] if spans else len(text)
-        tail = text[text.rindex(answer) + len(answer) : end]
-        if not spans:
-            # Without generation blocks the text after an answer may be more than its stop; a control token ends it.
-            controls = [token for token in self.tokenizer.all_special_tokens if token in tail]
-            tail = min(controls, key=tail.index, default=tail)
-        return tail.strip() or tail
+        return self.stop_of(None)
+
+    def stop_of(self, chat_template: str | None) -> str:
+        """What closes an answer in the rendering of a template; None is the processor's own."""
+        messages, _ = normalize([{"role": "user", "content": "Q"}, {"role": "assistant", "content": PROBE}])
+        text, spans = self._render(messages, self._template(chat_template))
+        tail = text[text.rindex(PROBE) + len(PROBE) : spans[-1][1] if spans else None]
+        stop = tail if spans else tail[: self._stop_length(tail)]
+        return stop.strip() or stop
+
+    def _stop_length(self, tail: str) -> int:
+        """Of what a template without generation blocks writes after an answer, how many characters are the stop.
+
+        They end with the first control token. Where there is none, all of it is the stop but the white space at its end.
+        """
+        control = self._encoder.first_control(tail)
+        return control.end() if control else len(tail.rstrip()) or len(tail)
 
     def encode_conversation(
         self,
@@ -60,7 +68,7 @@ class ConversationProcessor(ProcessorMixin):
         image_sizes: Sequence[tuple[int, int]] | None = None,
         **options: Any,
     ) -> Encoded:
-        """Token ids of a conversation, and which of them are learnt.
+        """Token ids of a conversation, and which of them are supervised.
 
         Images need not be loaded: an image block counts, with or without an image in it. Where the layout asks for
         sizes, the blocks carry their images or `image_sizes` are given.
@@ -81,12 +89,11 @@ class ConversationProcessor(ProcessorMixin):
 
         Raises:
             RowTooLong: If not even the first exchange fits.
-            ValueError: If the template has no generation blocks, so that it is not known what is learnt; or it
-                refuses the conversation.
+            ValueError: If the template refuses the conversation, or it has no generation blocks and does not tell where
+                the answers stand either (see `derive_spans`).
         """
         template = self._template(chat_template)
-        if not add_generation_prompt and not options.get("continue_final_message"):
-            _require_generation_blocks(template)
+        options["supervised"] = not add_generation_prompt and not options.get("continue_final_message")
         normalized, images = normalize(messages)
         tokens_of_image = self._tokens_of_images(images, image_sizes)
         return self._encode(
@@ -127,13 +134,17 @@ class ConversationProcessor(ProcessorMixin):
         messages: list[dict[str, Any]],
         template: str,
         *,
+        supervised: bool = False,
         add_generation_prompt: bool = False,
         continue_final_message: bool | str = False,
         tools: list[Any] | None = None,
         documents: list[dict[str, str]] | None = None,
         **variables: Any,
     ) -> tuple[str, list[tuple[int, int]]]:
-        """Rendered text with the users' control strings marked, and its generation spans."""
+        """Rendered text with the users' control strings marked, and the spans of the answers.
+
+        Those of a template without generation blocks are worked out where `supervised` asks for them.
+        """
         encoder, special_tokens = self._encoder, self.tokenizer.special_tokens_map
         marked = [
             {key: value if key == "role" else encoder.mark(value) for key, value in message.items()}
@@ -144,15 +155,25 @@ class ConversationProcessor(ProcessorMixin):
             marked = flatten(marked, self.image_token)
         elif reads_strings(*probe):
             marked = texts_as_strings(marked)
-        return render(
+        context = {**special_tokens, "image_token": self.image_token, **encoder.mark(variables)}
+        given = {"tools": encoder.mark(tools), "documents": encoder.mark(documents)}
+        text, spans = render(
             template,
             marked,
-            {**special_tokens, "image_token": self.image_token, **encoder.mark(variables)},
+            context,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            tools=encoder.mark(tools),
-            documents=encoder.mark(documents),
+            **given,
         )
+        if not supervised or has_generation_blocks(template):
+            return text, spans
+
+        def again(messages: list[dict[str, Any]], add_generation_prompt: bool, time: str | None = None) -> str:
+            timed = template if time is None else STOPPED_CLOCK.replace("TIME", time) + template
+            return render(timed, messages, context, add_generation_prompt=add_generation_prompt, **given)[0]
+
+        whole = marked[:-1] if continue_final_message else marked
+        return text, derive_spans(again, whole, text, self._stop_length, clock=CLOCK in template)
 
     def _template(self, chat_template: str | None) -> str:
         own = self.chat_template
@@ -198,7 +219,7 @@ class ConversationProcessor(ProcessorMixin):
         Raises:
             RowTooLong: If not even the first exchange of a conversation fits `max_length`.
             ValueError: If a sample has image blocks without an image, or the mask is asked for and a sample has
-                nothing to learn, or the template does not say what is learnt.
+                nothing to supervise, or the template does not tell what is.
         """
         template = self._template(chat_template)
         call = {key: kwargs.pop(key) for key in CALL_OPTIONS if key in kwargs} | (processor_kwargs or {})
@@ -220,8 +241,7 @@ class ConversationProcessor(ProcessorMixin):
             texts = [self._encoder.unmark(self._render(messages, template, **options)[0]) for messages, _ in samples]
             return texts if batched else texts[0]
 
-        if return_assistant_tokens_mask:
-            _require_generation_blocks(template)
+        options["supervised"] = return_assistant_tokens_mask
         given, return_tensors = call.pop("images", None), call.pop("return_tensors", return_tensors)
         if given is not None:
             # As transformers allows: images apart from the messages, for blocks that carry none.
@@ -254,12 +274,3 @@ class ConversationProcessor(ProcessorMixin):
         outputs.pop("tokens_of_image", None)
         features = BatchFeature(outputs, tensor_type=tensors)
         return features if return_dict else features["input_ids"]
-
-
-def _require_generation_blocks(template: str) -> None:
-    if not has_generation_blocks(template):
-        raise ValueError(
-            "The chat template does not say what is learnt: it has no {% generation %} block around the answer. Put "
-            "one around the assistant's content and what ends it, or use a shipped template, for example "
-            "chat_template='chatml'."
-        )

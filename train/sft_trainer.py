@@ -21,6 +21,7 @@ from ..checkpoints.connector_files import CONNECTOR_FILE, load_connector, save_c
 from ..checkpoints.loading import load_model, load_processor
 from ..checkpoints.model_card import write_model_card
 from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
+from ..checkpoints.stop_tokens import add_stop_tokens
 from ..modeling_llava.model_parts import part_of
 from .collator import LlavaCollator
 from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples
@@ -119,6 +120,7 @@ class LlavaSFTTrainer(SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        add_stop_tokens(self._llava, self.processing_class, args.chat_template)
         self._provenance = dict(self._llava.config.provenance or {})
 
     @property

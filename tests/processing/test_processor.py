@@ -252,12 +252,15 @@ def test_the_tokenizers_own_template(tokenizer: Any) -> None:
     prompt = processor.encode_conversation(messages, add_generation_prompt=True)
     assert prompt.num_images == 1 and prompt.input_ids.count(processor.image_token_id) == 256
     assert processor.stop_string == "</s>"
-    for ask in (
-        lambda: processor.encode_conversation(messages),
-        lambda: processor.apply_chat_template(messages, tokenize=True, return_assistant_tokens_mask=True),
+    encoded = processor.encode_conversation(messages)
+    asked = processor.apply_chat_template(
+        turns("Q", "A"), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    for ids, mask in (
+        (encoded.input_ids, encoded.assistant_mask),
+        (asked["input_ids"][0], asked["assistant_masks"][0]),
     ):
-        with pytest.raises(ValueError, match="no {% generation %} block.*chat_template='chatml'"):
-            ask()
+        assert tokenizer.decode([id for id, learns in zip(ids, mask, strict=True) if learns]) == "<assistant>A</s>"
 
 
 def test_a_template_that_reads_blocks_gets_blocks(tokenizer: Any) -> None:
