@@ -18,3 +18,18 @@ def lettered(question: str, choices: Sequence[str]) -> str:
     """The question, a line a choice, and the prompt that asks for the letter."""
     options = (f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
     return "\n".join([question, *options, OPTION_LETTER])
+
+
+NUMBER_WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+)  # by their number

@@ -4,6 +4,7 @@ The words come from `object_words.json`, or from a file of one's own with the sa
 the shipped list has some 1,800 terms, COCO's categories with their synonyms among them.
 """
 
+import functools
 import json
 import os
 import re
@@ -12,21 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..plurals import singular
+
 SHIPPED = Path(__file__).with_name("object_words.json")
 LONGEST_TERM = 3  # words
 
 TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[.,;:!?()\"]")
-
-IRREGULAR = {
-    "people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse", "geese": "goose",
-    "feet": "foot", "teeth": "tooth", "oxen": "ox", "calves": "calf", "wolves": "wolf", "knives": "knife",
-    "leaves": "leaf", "loaves": "loaf", "shelves": "shelf", "scarves": "scarf", "bookshelves": "bookshelf",
-    "halves": "half", "hooves": "hoof", "cacti": "cactus", "octopi": "octopus", "hippopotami": "hippopotamus",
-    "policemen": "policeman", "firemen": "fireman", "fishermen": "fisherman", "snowmen": "snowman", "wives": "wife",
-    "businessmen": "businessman", "businesswomen": "businesswoman", "gentlemen": "gentleman", "cowboys": "cowboy",
-    "policewomen": "policewoman", "mailmen": "mailman", "lives": "life", "buses": "bus", "busses": "bus", "dice": "dice",
-    "skies": "sky", "ladies": "lady", "thieves": "thief", "fungi": "fungus", "doggies": "doggy",
-}  # fmt: skip
 
 
 def tokens_of(text: str) -> list[str]:
@@ -35,17 +27,20 @@ def tokens_of(text: str) -> list[str]:
     return [token.removesuffix("'s").rstrip("'") for token in TOKEN.findall(text)]
 
 
-def forms(word: str) -> list[str]:
+@functools.cache
+def forms(word: str) -> tuple[str, ...]:
     """A word and what its singular may be, the likeliest first."""
-    found = [IRREGULAR[word]] if word in IRREGULAR else []
-    found.append(word)
+    one = singular(word)
+    # "people" and "geese" are no singular of anything, "glasses" may be
+    found = [] if one is None else [word, one] if word.endswith("s") else [one, word]
+    found = found or [word]
     if word.endswith("ies") and len(word) > 4:
         found.append(f"{word[:-3]}y")
     if word.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
-        found.append(word[:-2])
+        found += [word[:-2], *([word[:-3]] if word.endswith("sses") else [])]  # "busses" too
     if word.endswith("s") and not word.endswith(("ss", "us", "is")):
         found.append(word[:-1])
-    return found
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from ...rows.answer_formats import NUMBER_WORDS
 from ..ids import UniqueIds
 
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 # A difference of box centres below this share of the width is no clear left or right
 CLEAR_SHARE = 0.1
 

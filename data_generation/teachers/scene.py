@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .words import NUMBER_WORDS, is_countable, plural
+from ..plurals import plural
+from .words import NUMBER_WORDS, is_countable
 
 MOST_COUNTED = 9  # beyond that, annotators tend to stop or to draw one box around a crowd
 # Objects whose boxes overlap by more than this share of the image's side do not stand clearly beside one another

@@ -1,51 +1,18 @@
-"""English for sentences made by rule: plurals, articles, numbers, lists."""
+"""English for sentences made by rule: articles, numbers, lists."""
 
 import re
 from collections.abc import Sequence
 
-NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-IRREGULAR_PLURALS = {
-    "child": "children",
-    "deer": "deer",
-    "fish": "fish",
-    "foot": "feet",
-    "goose": "geese",
-    "half": "halves",
-    "knife": "knives",
-    "leaf": "leaves",
-    "loaf": "loaves",
-    "man": "men",
-    "mouse": "mice",
-    "person": "people",
-    "scarf": "scarves",
-    "sheep": "sheep",
-    "shelf": "shelves",
-    "tooth": "teeth",
-    "wolf": "wolves",
-    "woman": "women",
-}
+from ...rows import answer_formats
+from ..plurals import plural
+
+NUMBER_WORDS = ("no", *answer_formats.NUMBER_WORDS[1:])  # as they stand before a noun
 # What is not counted, so that it takes no "a"
 MASS_NOUNS = frozenset(
     "air bread broccoli cheese clothing food furniture grass ground hair luggage meat rice sand sky snow"
     " water wood".split()
 )
 SMALL_WORDS = frozenset("a an the this these two three four five six seven several some many there one people".split())
-
-
-def plural(noun: str) -> str:
-    """Plural of a noun or of a noun phrase that ends in its noun ("dining table")."""
-    *before, last = noun.split(" ")
-    if last in IRREGULAR_PLURALS:
-        last = IRREGULAR_PLURALS[last]
-    elif last.endswith("man") and last != "human":
-        last = f"{last[:-3]}men"
-    elif re.search(r"(s|x|z|ch|sh)$", last):
-        last += "es"
-    elif re.search(r"[^aeiou]y$", last):
-        last = f"{last[:-1]}ies"
-    else:
-        last += "s"
-    return " ".join([*before, last])
 
 
 def is_countable(noun: str) -> bool:
