@@ -8,7 +8,6 @@ processes, the second time with four times the contexts, to compare the most mem
 """
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import resource
@@ -16,26 +15,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import ModuleType
 
 from llavakit.data_generation.teachers.generate import generate
 from llavakit.endpoints.client import OpenAIClient
 from llavakit.endpoints.limits import Limits
 
-SERVER = Path(__file__).resolve().parents[1] / "tests" / "data_generation" / "teacher_server.py"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.servers.chat_server import running_server
+
 CAPTIONS = ["A man rides a brown horse along the beach.", "Somebody on a horse, close to the water.", "A horse runs."]
 BOXES = [
     {"category": "horse", "bbox": [0.31, 0.402, 0.644, 0.918]},
     {"category": "person", "bbox": [0.402, 0.2, 0.518, 0.7]},
 ]
-
-
-def load_server() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("teacher_server", SERVER)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules["teacher_server"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(folder: Path, contexts: int, base_url: str, concurrency: int, results: "multiprocessing.Queue") -> None:
@@ -59,13 +51,13 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--factor", type=int, default=4, help="the second run has so many times the calls")
     args = parser.parse_args()
-    teacher_server, spawn = load_server(), multiprocessing.get_context("spawn")
+    spawn = multiprocessing.get_context("spawn")
     print(f"{args.concurrency} calls at once, {args.latency * 1000:.0f} ms latency")
     print(f"{'calls':>8}{'seconds':>10}{'ideal':>10}{'ratio':>8}{'CPU ms a call':>16}{'most MB':>10}")
     for calls in (args.calls, args.factor * args.calls):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            with teacher_server.running_server(folder, "--latency", str(args.latency)) as server:
+            with running_server(folder, "--latency", str(args.latency)) as server:
                 results = spawn.Queue()
                 process = spawn.Process(target=run, args=(folder, calls, server.base_url, args.concurrency, results))
                 process.start()

@@ -16,7 +16,7 @@ from llavakit.data_generation.teachers.run_folder import load_run
 from llavakit.endpoints.journal import journal_lines, read_journal
 from llavakit.rows.files import write_rows
 
-from .teacher_server import answer_to
+from ..servers.teacher import answer_to
 
 Line = dict[str, Any]
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from llavakit.cli import main
 
-from .teacher_server import running_server
+from ..servers.chat_server import running_server
 
 Content = dict[str, Any]
 Fails = Callable[..., str]

@@ -20,7 +20,7 @@ from llavakit import load_conversations
 from llavakit.cli import main
 
 from ..hub.hub_server import HubServer
-from .teacher_server import RunningServer, running_server
+from ..servers.chat_server import RunningServer, running_server
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 BLOCKS = {

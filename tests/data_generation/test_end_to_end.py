@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from llavakit import load_conversations
 from llavakit.cli import main
 
-from .prompted_server import FAULTS, PromptedServer, fault_of, type_of
+from ..servers.chat_server import ChatServer, completion
+from ..servers.prompted_teacher import FAULTS, answer, fault_of, type_of
 
 TYPES = ("conversation", "detail", "reasoning")
 TRAINING = [
@@ -68,7 +69,7 @@ def made(
     def step(*arguments: object) -> None:
         assert main(["data", *map(str, arguments)]) == 0
 
-    with PromptedServer() as server:
+    with ChatServer(lambda body: completion(answer(body["messages"]))) as server:
         step("contexts", *source, "-o", folder / "contexts.jsonl")
         endpoint = ["--teacher", "openai", "--base_url", server.base_url, "--model", "NAME"]
         price = ["--input_price", 1, "--output_price", 1, "--budget", 25, "--concurrency", 64]
@@ -76,7 +77,7 @@ def made(
         step("generate", folder / "contexts.jsonl", *run)
         step("generate", folder / "contexts.jsonl", *run)  # nothing is left to ask
         step("filter", folder / "RUN", "-o", folder / "rows.jsonl")
-        yield Made(folder, image_folder, server.chats)
+        yield Made(folder, image_folder, [body["messages"] for body in server.bodies])
 
 
 def test_every_context_is_asked_once_for_each_type(made: Made):

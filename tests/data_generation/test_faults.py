@@ -19,7 +19,7 @@ from llavakit.data_generation.prompts.prompt import load_prompt
 from llavakit.endpoints.journal import journal_lines, read_journal
 from llavakit.rows.files import write_rows
 
-from .teacher_server import ANSWERED, FAULTS, RunningServer, digest, running_server
+from ..servers.chat_server import ANSWERED, FAULTS, RunningServer, digest, running_server
 
 CONCURRENCY, KILLS = 16, 20
 

@@ -23,7 +23,7 @@ from llavakit.endpoints.prices import Price
 from llavakit.endpoints.request import Request
 from llavakit.rows.files import write_rows
 
-from .teacher_server import RunningServer, digest, running_server
+from ..servers.chat_server import RunningServer, digest, running_server
 
 Run = Callable[..., Summary]
 TYPES = ("conversation", "detail", "reasoning")

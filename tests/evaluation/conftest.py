@@ -1,12 +1,13 @@
 """What the tests of evaluations share: the command line, and small benchmarks made of the formats' own rules."""
 
+import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from ..servers.chat_server import ChatServer, last_text
 
 
 @pytest.fixture
@@ -54,42 +55,10 @@ def pope_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def chat_server() -> Iterator[Callable[..., str]]:
-    """Starts an OpenAI-compatible server on loopback that answers each chat with what a function says to its last message.
+    """Starts a server that answers each chat with what a function says to its last message, and gives its base URL."""
+    with contextlib.ExitStack() as servers:
 
-    Returns its base URL.
-    """
-    servers = []
+        def start(say: Callable[[str], str]) -> str:
+            return servers.enter_context(ChatServer(lambda body: say(last_text(body)))).base_url
 
-    def start(say: Callable[[str], str]) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                content = body["messages"][-1]["content"]
-                if not isinstance(content, str):
-                    content = "".join(block.get("text", "") for block in content)
-                choice = {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": say(content)},
-                }
-                usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-                answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "usage": usage}
-                payload = json.dumps({**answer, "choices": [choice]}).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}/v1"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start

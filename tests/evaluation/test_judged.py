@@ -1,11 +1,10 @@
 """LLaVA-Bench and MMHal-Bench: scores of published reviews, and a judge over real HTTP that may answer nonsense."""
 
-import importlib.util
+import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -13,16 +12,22 @@ from llavakit.evaluation.metrics.scoring import score
 from llavakit.evaluation.tasks import TASKS
 from llavakit.evaluation.tasks.llava_bench_judging import parse_scores
 
+from ..servers.chat_server import ChatServer, completion
+
 WriteLines = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def judge_server() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("judge_server", Path(__file__).with_name("judge_server.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@contextlib.contextmanager
+def running_judge(verdict: Callable[[list[dict]], str]) -> Iterator[tuple[str, list[str]]]:
+    """A judge's base URL, and what its user messages were so far."""
+    asked: list[str] = []
+
+    def reply(body: dict) -> dict:
+        asked.append(body["messages"][-1]["content"])
+        return completion(verdict(body["messages"])) | {"usage": {"prompt_tokens": 100, "completion_tokens": 1000}}
+
+    with ChatServer(reply) as server:
+        yield server.base_url, asked
 
 
 def scores(name: str, annotations: list[Path], answers: list[Path]) -> dict[str, float]:
@@ -117,7 +122,7 @@ def bench(write_lines: WriteLines) -> list[Path]:
 
 
 def test_a_judge_in_both_orders(
-    bench: list[Path], write_lines: WriteLines, tmp_path: Path, evaluate: Callable[..., int], judge_server: ModuleType
+    bench: list[Path], write_lines: WriteLines, tmp_path: Path, evaluate: Callable[..., int]
 ) -> None:
     """The reference gets 8 and the model 4, whichever stands first; a second run asks nothing."""
 
@@ -126,7 +131,7 @@ def test_a_judge_in_both_orders(
         return "8 4\n..." if text.index("reference") < text.index("my answer") else "4 8\n..."
 
     answers = write_lines("answers.jsonl", [{"question_id": number, "text": "my answer"} for number in range(3)])
-    with judge_server.running_judge(verdict) as (url, asked):
+    with running_judge(verdict) as (url, asked):
         command = [*judge_command(bench, answers, url), "--both_orders"]
         for _ in range(2):
             evaluate(*command, "-o", tmp_path / "judged")
@@ -170,7 +175,6 @@ def test_nonsense_is_asked_again_and_then_unscored(
     tmp_path: Path,
     evaluate: Callable[..., int],
     capsys: pytest.CaptureFixture,
-    judge_server: ModuleType,
 ) -> None:
     """One verdict makes sense at the second attempt, one never does, and one answer failed and is shown to nobody."""
     calls = {"What is it?": 0, "Describe it.": 0}
@@ -182,7 +186,7 @@ def test_nonsense_is_asked_again_and_then_unscored(
 
     rows = [{"question_id": 0, "text": "a"}, {"question_id": 1, "text": "b"}, {"question_id": 2, "error": "no image"}]
     answers = write_lines("answers.jsonl", rows)
-    with judge_server.running_judge(verdict) as (url, _):
+    with running_judge(verdict) as (url, _):
         judge = judge_command(bench, answers, url)
         evaluate(*judge, "-o", tmp_path / "judged")
     assert calls == {"What is it?": 2, "Describe it.": 3}
@@ -213,10 +217,9 @@ def test_a_budget_stops_the_judge_and_a_larger_one_goes_on(
     tmp_path: Path,
     evaluate: Callable[..., int],
     capsys: pytest.CaptureFixture,
-    judge_server: ModuleType,
 ) -> None:
     answers = write_lines("answers.jsonl", [{"question_id": number, "text": "a"} for number in range(3)])
-    with judge_server.running_judge(lambda messages: "8 8") as (url, asked):
+    with running_judge(lambda messages: "8 8") as (url, asked):
         judge = judge_command(bench, answers, url)
         judge += ["--input_price", "1", "--output_price", "10", "--concurrency", "1", "-o", tmp_path / "judged"]
         evaluate(*judge, "--budget", "0.0119")  # a call may cost 0.0112 at most, and does cost 0.0101
@@ -272,9 +275,7 @@ def test_mmhal_scores_as_the_official_script(mmhal_template: Path, tmp_path: Pat
         scores("mmhal", [mmhal_template], [tmp_path / "evaluation.json"])
 
 
-def test_mmhal_judged_live(
-    mmhal_template: Path, tmp_path: Path, evaluate: Callable[..., int], judge_server: ModuleType
-) -> None:
+def test_mmhal_judged_live(mmhal_template: Path, tmp_path: Path, evaluate: Callable[..., int]) -> None:
     """One answer is rated, one failed, one judge never makes sense, and one answer is missing."""
 
     def verdict(messages: list[dict]) -> str:
@@ -290,7 +291,7 @@ def test_mmhal_judged_live(
     ]
     answers.write_text(json.dumps(told))
     files = ["--annotations", mmhal_template, "--answers"]
-    with judge_server.running_judge(verdict) as (url, asked):
+    with running_judge(verdict) as (url, asked):
         evaluate("judge", "mmhal", *files, answers, "--model", "m", "--base_url", url, "-o", tmp_path / "judged")
     assert len(asked) == 4 and "A dog {sits}." in "".join(asked) and "Dog, Grass" in asked[0]
     scored = ["score", "mmhal", *files, tmp_path / "judged", "-o", tmp_path / "s.json"]

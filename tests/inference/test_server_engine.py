@@ -1,13 +1,8 @@
 """ServerEngine against a small OpenAI-compatible server on loopback: what is sent, how much at once, what fails."""
 
 import base64
-import contextlib
 import io
-import json
-import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,65 +13,33 @@ from llavakit.inference.engine import Question
 from llavakit.inference.questions import answer_questions
 from llavakit.inference.server_engine import ServerEngine
 
+from ..servers.chat_server import ChatServer, Reply, completion, last_text
+
 pytest.importorskip("openai", reason="openai is not installed: pip install 'llavakit[eval]'")
 
 
-class Server(ThreadingHTTPServer):
+class Served(ChatServer):
     """Answers with the question and the sizes of the images it got; misbehaves when the question says so."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.bodies: list[dict[str, Any]] = []
-        self.at_once = self.most_at_once = self.busy = 0
-        self.lock = threading.Lock()
+        super().__init__(self.reply, latency=0.02)
+        self.busy = 0
 
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        parts = body["messages"][-1]["content"]
-        text = next(part["text"] for part in parts if part["type"] == "text")
+    def reply(self, body: dict[str, Any]) -> Reply:
+        parts, text = body["messages"][-1]["content"], last_text(body)
         sizes = [size_of(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
-        with self.lock:
-            self.busy += text == "busy"
-            if text == "busy" and self.busy < 3:
-                return 503, {"error": {"message": "too busy"}}
+        self.busy += text == "busy"
+        if text == "busy" and self.busy < 3:
+            return 503, {"error": {"message": "too busy"}}, {"Retry-After": "0.01"}
         if text == "refuse":
             return 400, {"error": {"message": "context length exceeded"}}
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if text == "cut" else "stop"}
-        choice["message"] = {"role": "assistant", "content": None if text == "silent" else f" {text} {sizes}\n"}
+        answer = completion(None if text == "silent" else f" {text} {sizes}\n", "length" if text == "cut" else "stop")
         if body.get("logprobs") and text != "no logprobs":
             top = [
                 {"token": token, "logprob": logprob, "bytes": None} for token, logprob in ((" B", -0.5), ("A", -1.5))
             ]
-            choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
-        return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.bodies.append(body)
-            self.server.at_once += 1
-            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
-        time.sleep(0.02)
-        status, reply = self.server.reply(body)
-        with self.server.lock:
-            self.server.at_once -= 1
-        content = json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Retry-After", "0.01")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+            answer["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
+        return answer
 
 
 def size_of(uri: str) -> list[Any]:
@@ -86,24 +49,13 @@ def size_of(uri: str) -> list[Any]:
     return [image.format, *image.size]
 
 
-@contextlib.contextmanager
-def running() -> Iterator[Server]:
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with running() as one:
+def server() -> Iterator[Served]:
+    with Served() as one:
         yield one
 
 
-def test_questions_images_and_limits_reach_the_server(server: Server, photos: list[str], tmp_path: Path):
+def test_questions_images_and_limits_reach_the_server(server: Served, photos: list[str], tmp_path: Path):
     Image.new("RGB", (9, 8)).save(tmp_path / "a.jpg")
     Image.new("RGB", (7, 6)).save(tmp_path / "a.bmp")
     images = [str(tmp_path / "a.jpg"), str(tmp_path / "a.bmp"), Image.new("L", (5, 4))]
@@ -122,7 +74,7 @@ def test_questions_images_and_limits_reach_the_server(server: Server, photos: li
     assert second["messages"][:2] == turns[:2] and second["messages"][2]["content"][0]["text"] == "which"
 
 
-def test_many_at_once_and_never_more_than_asked_for(server: Server):
+def test_many_at_once_and_never_more_than_asked_for(server: Served):
     taken = 0
 
     def endless() -> Iterator[Question]:
@@ -134,10 +86,10 @@ def test_many_at_once_and_never_more_than_asked_for(server: Server):
     answers = ServerEngine(server.base_url, "m", concurrency=4).answer(endless())
     texts = {next(answers).text for _ in range(20)}
     answers.close()
-    assert len(texts) == 20 and 2 <= server.most_at_once <= 4 and taken < 40
+    assert len(texts) == 20 and 2 <= server.most_in_flight <= 4 and taken < 40
 
 
-def test_a_busy_server_is_asked_again_and_failures_are_named(server: Server, tmp_path: Path):
+def test_a_busy_server_is_asked_again_and_failures_are_named(server: Served, tmp_path: Path):
     (tmp_path / "text.jpg").write_text("no picture")
     texts = ("busy", "refuse", "cut", "silent", "fine")
     questions = [Question(text, text) for text in texts]
@@ -149,7 +101,7 @@ def test_a_busy_server_is_asked_again_and_failures_are_named(server: Server, tmp
     assert "without text" in answers["silent"].error and "not an image" in answers["image"].error
 
 
-def test_choices_of_one_token(server: Server):
+def test_choices_of_one_token(server: Served):
     questions = [
         Question("1", "is it", choices=("A", "B", "C")),
         Question("2", "is it", choices=("yes", "no")),
@@ -162,7 +114,7 @@ def test_choices_of_one_token(server: Server):
 
 
 def test_no_server_is_an_error_of_each_question(tmp_path: Path):
-    with running() as server:
+    with Served() as server:
         url = server.base_url
     [answer] = ServerEngine(url, "m", max_retries=0).answer([Question("1", "what")])
     assert answer.text is None and "Connection" in answer.error

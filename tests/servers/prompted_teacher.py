@@ -1,4 +1,4 @@
-"""A chat endpoint on loopback that answers from the prompt alone, as a text-only teacher must.
+"""A teacher that answers from the prompt alone, as a text-only one must.
 
 It knows captions and boxes only as the last message states them, and which type is asked for only by the answer that the
 first in-context example shows. So whatever it answers well has gone through the prompts and over HTTP. About one request
@@ -7,10 +7,8 @@ in eight gets an answer that a filter must reject; `fault_of` says which and how
 
 import json
 import re
-import threading
 import zlib
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 # Kind of fault -> the filter that must reject the answer
@@ -58,63 +56,3 @@ def answer(messages: list[dict[str, Any]]) -> str:
 
 def _exchange(question: str, answer: str) -> str:
     return f"Question:\n{question}\n===\nAnswer:\n{answer}"
-
-
-class PromptedServer:
-    """The endpoint; use as a context manager.
-
-    Attributes:
-        chats: The messages of each call, in the order in which they came.
-    """
-
-    def __init__(self) -> None:
-        self.chats: list[list[dict[str, Any]]] = []
-        chats = self.chats
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                chats.append(body["messages"])
-                data = json.dumps(completion(body)).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    def __enter__(self) -> "PromptedServer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-
-def completion(body: dict[str, Any]) -> dict[str, Any]:
-    """A chat completion as the endpoint sends it."""
-    message = {"role": "assistant", "content": answer(body["messages"])}
-    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": body["model"],
-        "choices": [choice],
-        "usage": usage,
-    }

@@ -1,10 +1,18 @@
-"""A small OpenAI-compatible chat server on loopback, for tests: real HTTP, a process of its own, faults by choice.
+"""The one OpenAI-compatible chat server of the tests, on loopback: real HTTP, answers by a function, faults by choice.
 
-    python teacher_server.py --calls calls.jsonl [--latency 0.2] [--faults 0.5] [--key SECRET] [--model NAME]
+Within a test, with a function that says what to answer::
 
-It prints its port. It knows the type that is asked for by the system message, which it looks up among the shipped
-prompts, and answers from the captions and boxes of the last message, in the form that type asks for. Each call is a line
-of the file of calls: what was asked (a digest of the messages), and what came of it, "answered" or a fault.
+    with ChatServer(lambda body: "Yes") as server:
+        ... server.base_url ... server.bodies
+
+A reply is a text (a chat completion is made of it), JSON of a success, or a status with JSON and, if need be, headers.
+
+In a process of its own, as a teacher (see `teacher`) some of whose calls go wrong::
+
+    python -m tests.servers.chat_server --calls calls.jsonl [--latency 0.2] [--faults 0.5] [--key SECRET] [--model NAME]
+
+It prints its port. Each call is a line of the file of calls: what was asked (a digest of the messages), and what came of
+it, "answered" or a fault.
 """
 
 import argparse
@@ -17,127 +25,48 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROMPTS = Path(__file__).resolve().parents[2] / "data_generation" / "prompts"
+from .teacher import answer_to
+
+ROOT = Path(__file__).resolve().parents[2]
 FAULTS = ("429", "500", "cut", "cut_body", "slow", "malformed", "empty", "truncated")
 REFUSALS = ("refusal", "content_filter")
 ANSWERED = "answered"
-BOX_LINE = re.compile(r"^(.+): \[([\d., ]+)\]$", re.MULTILINE)
+
+Body = dict[str, Any]
+Reply = str | Body | tuple[int, Any] | tuple[int, Any, Mapping[str, str]]
+USAGE = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
 
 
-# For tests
+def completion(content: Any, finish_reason: str | None = "stop", **message: Any) -> Body:
+    """A chat completion.
+
+    Args:
+        content: Of the message.
+        finish_reason: Why the model stopped.
+        message: Further fields of the message.
+    """
+    message = {"role": "assistant", "content": content, **message}
+    choice = {"index": 0, "finish_reason": finish_reason, "message": message}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": USAGE}
 
 
-@dataclass
-class RunningServer:
-    """A server that runs, as a test sees it."""
-
-    base_url: str
-    calls_file: Path
-
-    def calls(self) -> list[dict[str, Any]]:
-        """All calls so far: `{"asked": digest, "outcome": "answered" or a fault, "type", "at": seconds}`."""
-        return [json.loads(line) for line in self.calls_file.read_text().splitlines()]
-
-    def stats(self) -> dict[str, int]:
-        """Calls received, and how many were in flight at once at most."""
-        with urllib.request.urlopen(f"{self.base_url}/stats") as response:
-            return json.load(response)
-
-
-@contextlib.contextmanager
-def running_server(folder: Path, *options: str) -> Iterator[RunningServer]:
-    """Start a server in a process of its own, and end it afterwards."""
-    calls = folder / "calls.jsonl"
-    calls.touch()
-    command = [sys.executable, __file__, "--calls", str(calls), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield RunningServer(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", calls)
-    finally:
-        process.kill()
-        process.wait()
+def last_text(body: Body) -> str:
+    """The text of the last message of a call."""
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def digest(messages: list[dict[str, Any]]) -> str:
     """What a call asks, short."""
     return hashlib.sha1(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:16]
-
-
-# What is answered
-
-
-def answer_to(messages: list[dict[str, Any]]) -> tuple[str, str]:
-    """The type that is asked for, and an answer in its form."""
-    type = next((name for name, system in _systems().items() if system == messages[0]["content"]), "detail")
-    content = messages[-1]["content"]
-    text = content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
-    captions = text.partition("Captions:\n")[2].partition("\n\n")[0].splitlines() or ["A place that can be seen here."]
-    captions = [caption.strip().rstrip(".") for caption in captions]
-    objects = [(name, [float(number) for number in box.split(",")]) for name, box in BOX_LINE.findall(text)]
-    return type, WRITERS[type](captions, objects)
-
-
-def _systems() -> dict[str, str]:
-    if not SYSTEMS:
-        SYSTEMS.update({path.parent.name: path.read_text().strip() for path in PROMPTS.glob("*/system.txt")})
-    return SYSTEMS
-
-
-SYSTEMS: dict[str, str] = {}
-Objects = list[tuple[str, list[float]]]
-
-
-def _conversation(captions: list[str], objects: Objects) -> str:
-    questions = ("What is going on here?", "What else stands out?", "How would you put it in other words?")
-    pairs = zip(questions, captions, strict=False)
-    return "\n===\n".join(f"Question:\n{question}\n===\nAnswer:\n{caption}." for question, caption in pairs)
-
-
-def _detail(captions: list[str], objects: Objects) -> str:
-    sentences = [f"{caption}." for caption in captions]
-    sentences += [f"There is a {name} {_place(box)}." for name, box in objects[:6]]
-    closing = "Seen as a whole, everything is close together and easy to make out, from the front to the back."
-    return " ".join([*sentences, closing])
-
-
-def _reasoning(captions: list[str], objects: Objects) -> str:
-    answer = (
-        f"{captions[0]}. That already says a good deal. {captions[-1]}. From this it follows that whoever is here should "
-        "take some time, look around with care, and think about what comes next before doing anything in a hurry. It may "
-        "well go on like this for a while, so patience is probably the better choice, and it would help to keep enough "
-        "distance, to speak with one another, and to leave the place as it was found."
-    )
-    return f"Question:\nWhat should one think about before going on from here?\n===\nAnswer:\n{answer}"
-
-
-def _structured(captions: list[str], objects: Objects) -> str:
-    claims = [{"text": f"A {name} is {_place(box)}.", "category": name, "bbox": box} for name, box in objects]
-    qa = [{"question": "What is going on here?", "answer": f"{captions[0]}."}]
-    qa += [{"question": f"Where is the {name}?", "answer": f"It is {_place(box)}."} for name, box in objects[:2]]
-    return json.dumps({"description": _detail(captions, objects), "claims": claims, "qa": qa})
-
-
-def _place(box: list[float]) -> str:
-    across, down = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    side = "on the left" if across < 0.4 else "on the right" if across > 0.6 else "in the middle"
-    return f"{side}, {'far up' if down < 0.4 else 'far down' if down > 0.6 else 'at middle height'}"
-
-
-WRITERS: dict[str, Callable[[list[str], Objects], str]] = {
-    "conversation": _conversation,
-    "detail": _detail,
-    "reasoning": _reasoning,
-    "structured": _structured,
-    "vision_detail": _detail,
-}
 
 
 # The server
@@ -146,7 +75,7 @@ WRITERS: dict[str, Callable[[list[str], Objects], str]] = {
 class Connection(asyncio.Protocol):
     """One connection, kept open between calls. Written on the bare protocol, so that a benchmark measures the client."""
 
-    def __init__(self, server: "Server") -> None:
+    def __init__(self, server: "ChatServer | FaultyServer") -> None:
         self.server, self.received = server, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -174,8 +103,105 @@ def _head(status: int, length: int, headers: str = "") -> bytes:
     return lines.encode()
 
 
-class Server:
-    """Answers calls after the latency, or with a fault."""
+class ChatServer:
+    """A server whose replies a function gives. Use as a context manager.
+
+    Args:
+        reply: What to answer to the body of a call.
+        latency: Seconds for each answer.
+        slots: So many calls are worked on at once, and others wait in a queue, also those that were given up.
+
+    Attributes:
+        bodies: Of the calls so far.
+        heads: Their request lines and headers.
+        most_in_flight: Calls at once, at most.
+    """
+
+    def __init__(self, reply: Callable[[Body], Reply], latency: float = 0.0, slots: int | None = None) -> None:
+        self._reply, self._latency, self._slots = reply, latency, slots
+        self.bodies: list[Body] = []
+        self.heads: list[str] = []
+        self.most_in_flight = self._in_flight = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> "ChatServer":
+        self._thread.start()
+        listening = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+        self.base_url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._listening.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _listen(self) -> asyncio.Server:
+        self._slot = asyncio.Semaphore(self._slots or 10_000)
+        self._listening = await self._loop.create_server(lambda: Connection(self), "127.0.0.1", 0, backlog=1024)
+        return self._listening
+
+    def call(self, connection: Connection, head: bytes, body: bytes) -> None:
+        self._loop.create_task(self._answer(connection, head, body))
+
+    async def _answer(self, connection: Connection, head: bytes, body: bytes) -> None:
+        content = json.loads(body)
+        self.bodies.append(content)
+        self.heads.append(head.decode())
+        self._in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        async with self._slot:
+            await asyncio.sleep(self._latency)
+        self._in_flight -= 1
+        try:
+            reply = self._reply(content)
+        except Exception as error:  # a test's own mistake: the client should see one, and not wait
+            reply = 400, {"error": {"message": f"the test's reply failed: {error!r}"}}
+        if isinstance(reply, str):
+            reply = completion(reply)
+        status, answer, *headers = reply if isinstance(reply, tuple) else (200, reply)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers[0] if headers else {}).items())
+        if not connection.transport.is_closing():
+            connection.send(status, answer, lines)
+
+
+# In a process of its own
+
+
+@dataclass
+class RunningServer:
+    """A server that runs, as a test sees it."""
+
+    base_url: str
+    calls_file: Path
+
+    def calls(self) -> list[dict[str, Any]]:
+        """All calls so far: `{"asked": digest, "outcome": "answered" or a fault, "type", "at": seconds}`."""
+        return [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+
+    def stats(self) -> dict[str, int]:
+        """Calls received, and how many were in flight at once at most."""
+        with urllib.request.urlopen(f"{self.base_url}/stats") as response:
+            return json.load(response)
+
+
+@contextlib.contextmanager
+def running_server(folder: Path, *options: str) -> Iterator[RunningServer]:
+    """Start a server in a process of its own, and end it afterwards."""
+    calls = folder / "calls.jsonl"
+    calls.touch()
+    command = [sys.executable, "-m", "tests.servers.chat_server", "--calls", str(calls.absolute()), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert process.stdout is not None
+        yield RunningServer(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", calls)
+    finally:
+        process.kill()
+        process.wait()
+
+
+class FaultyServer:
+    """A teacher that answers after the latency, or with a fault."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.draw = options, random.Random(options.seed)
@@ -251,7 +277,7 @@ class Server:
 
 
 async def serve(options: argparse.Namespace) -> None:
-    server = Server(options)
+    server = FaultyServer(options)
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(lambda: Connection(server), "127.0.0.1", options.port, backlog=1024)
     print(listening.sockets[0].getsockname()[1], flush=True)
