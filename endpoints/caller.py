@@ -164,6 +164,8 @@ class Caller:
             with self._waiting():
                 number = await stack.enter_async_context(self.concurrency.call())
                 await self.rate.wait(tokens + request.max_tokens)
+            if self.stopping and not reply.attempts:
+                raise Stopped
             reply.attempts += 1
             try:
                 completion = await self.model.answer(request)

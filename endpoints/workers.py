@@ -71,7 +71,6 @@ class Workers:
         done, others = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
         failed = [worker for worker in done if worker.exception() is not None]
         if others and failed and isinstance(failed[0].exception(), CallError | ValueError):
-            self._caller.stopping = True
             for worker in others & self._caller.waiting:
                 worker.cancel()
             await asyncio.wait(others)
@@ -82,13 +81,14 @@ class Workers:
         for request in requests:
             try:
                 reply = request if isinstance(request, Reply) else await self._ask(request)
+                if reply is not None:
+                    await self._finish(reply)
             except (BudgetReached, Stopped):
                 return
-            if reply is not None:
-                await self._finish(reply)
-                if until_answered and reply.attempts:
-                    return
-            if self._caller.stopping:
+            except (CallError, ValueError):
+                self._caller.stopping = True  # the others begin nothing more
+                raise
+            if self._caller.stopping or (until_answered and reply is not None and reply.attempts):
                 return
 
     async def _ask(self, request: object) -> Reply | None:
