@@ -1,18 +1,27 @@
 """What `LlavaSFTConfig` adds to trl's `SFTConfig`."""
 
+import dataclasses
+import os
 from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
 from ..modeling_llava.model_parts import STAGES
 from ..rows.loading import ON_BAD_ROW
+from .flags import refuse_flags
+from .precision import bfloat16_is_fast, has_accelerator
+
+# What a launcher (torch's, accelerate's, MPI's) sets where several processes train together
+_SEVERAL_PROCESSES = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 @dataclass
 class LlavaSFTConfig(SFTConfig):
     """Configuration of `LlavaSFTTrainer`: all of trl's `SFTConfig`, and what a LLaVA needs besides.
 
-    Supervision is always on the assistant's turns alone, whatever `assistant_only_loss` says.
+    Supervision is always on the assistant's turns alone. Settings of trl's and transformers' that a LLaVA's training would
+    drop are refused (`llavakit.train.flags` lists them). `bf16` defaults to whether the device computes in it; on a CPU
+    training is in float32 unless told otherwise. Without a GPU `use_cpu` is set.
 
     Args:
         stage: "align" trains the connector alone (stage 1, feature alignment); "instruct" trains the connector and the
@@ -25,8 +34,8 @@ class LlavaSFTConfig(SFTConfig):
             reports how many and which.
 
     Raises:
-        ValueError: An unknown `stage` or `on_bad_row`, or a `connector_learning_rate` in stage "align", where
-            `learning_rate` is the connector's already.
+        ValueError: An unknown `stage` or `on_bad_row`; a `connector_learning_rate` in stage "align", where
+            `learning_rate` is the connector's already; or a setting that is refused.
     """
 
     stage: str = field(
@@ -60,7 +69,26 @@ class LlavaSFTConfig(SFTConfig):
         },
     )
 
+    assistant_only_loss: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "The assistant's turns alone are supervised, always."},
+    )
+
+    @classmethod
+    def of(cls, args: SFTConfig | None) -> "LlavaSFTConfig":
+        """These settings with our additions at their defaults, where they lack them."""
+        if args is None or isinstance(args, cls):
+            return args or cls()
+        values = {known.name: getattr(args, known.name) for known in dataclasses.fields(args) if known.init}
+        if not values["assistant_only_loss"]:
+            del values["assistant_only_loss"]  # trl's default; here it is always on
+        return cls(**values)
+
     def __post_init__(self) -> None:
+        refuse_flags(self)
+        self.assistant_only_loss = None  # "true" asks for what is so anyhow; trl would look for a template of its own
+        self._settle_device()
+        self._settle_checkpointing()
         super().__post_init__()
         if self.stage not in STAGES:
             raise ValueError(f"stage={self.stage!r} is unknown; choose one of {tuple(STAGES)}.")
@@ -71,3 +99,25 @@ class LlavaSFTConfig(SFTConfig):
                 f"connector_learning_rate={self.connector_learning_rate} in stage 'align', where the connector is all that "
                 "learns: set learning_rate instead."
             )
+
+    def _settle_device(self) -> None:
+        """Say where training runs before transformers asks, so that no default of trl's fails on a machine without a GPU."""
+        if not has_accelerator():
+            self.use_cpu = True
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and bfloat16_is_fast(self.use_cpu)
+        elif self.bf16 and not self.use_cpu and not bfloat16_is_fast(self.use_cpu):
+            raise ValueError(
+                "--bf16 true: this GPU does not compute in bfloat16. Leave it out (float32), or use --fp16 true."
+            )
+        if not any(name in os.environ for name in _SEVERAL_PROCESSES):
+            self.ddp_backend = None  # one process alone exchanges nothing
+
+    def _settle_checkpointing(self) -> None:
+        """Give transformers 5.18's names to what trl still calls `gradient_checkpointing`; 5.17 knows only those."""
+        known = {known.name for known in dataclasses.fields(self)}
+        for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+            new = old.replace("gradient", "activation")
+            if {old, new} <= known and getattr(self, new) is None:
+                setattr(self, new, getattr(self, old))
+                setattr(self, old, None)

@@ -22,8 +22,9 @@ from ..checkpoints.loading import load_model, load_processor
 from ..checkpoints.model_card import write_model_card
 from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
 from ..checkpoints.stop_tokens import add_stop_tokens
-from ..modeling_llava.model_parts import part_of
 from .collator import LlavaCollator
+from .optimization import check_optimization, parameter_groups
+from .resuming import check_stage
 from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples
 from .sampling import ModalityLengthSampler
 from .sft_config import LlavaSFTConfig
@@ -31,6 +32,9 @@ from .stages import log_parts
 from .training_rows import prepare_rows
 
 logger = logging.getLogger(__name__)
+
+# What says where on the Hub a model is; its processor is in the same place
+HUB_KWARGS = ("revision", "code_revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 class NonFiniteLoss(RuntimeError):
@@ -82,13 +86,20 @@ class LlavaSFTTrainer(SFTTrainer):
         dataset_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        args = _own_config(args)
+        args = LlavaSFTConfig.of(args)
+        model_init_kwargs = args.model_init_kwargs
+        hub_kwargs: dict[str, Any] = {}
         if isinstance(model, str):
+            hub_kwargs = {key: value for key, value in dict(model_init_kwargs or {}).items() if key in HUB_KWARGS}  # type: ignore[arg-type]
             model = _load_model(model, args)
+            args.model_init_kwargs = None  # used; trl would say that they are ignored
         llava: Any = model
         llava.set_stage(args.stage)
+        check_optimization(llava, args, kwargs)
         if processing_class is None:
-            processing_class = load_processor(llava.config.name_or_path, trust_remote_code=args.trust_remote_code)
+            processing_class = load_processor(
+                llava.config.name_or_path, trust_remote_code=args.trust_remote_code, **hub_kwargs
+            )
         if data_collator is None:
             data_collator = LlavaCollator(
                 processing_class,
@@ -101,6 +112,8 @@ class LlavaSFTTrainer(SFTTrainer):
         self.data_collator, self.args = data_collator, args
         self._ready: list[Any] = []  # what `_prepared` has returned
         self.train_screening: Samples | None = None
+        if train_dataset is not None and args.shuffle_dataset:
+            train_dataset = train_dataset.shuffle(seed=args.seed if args.data_seed is None else args.data_seed)
         if train_dataset is not None:
             train_dataset, self.train_screening = self._prepared(train_dataset, "training")
         if args.group_by_modality_length and self.train_screening is None:
@@ -120,6 +133,7 @@ class LlavaSFTTrainer(SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        self.args.model_init_kwargs = model_init_kwargs
         add_stop_tokens(self._llava, self.processing_class, args.chat_template)
         self._provenance = dict(self._llava.config.provenance or {})
 
@@ -135,41 +149,30 @@ class LlavaSFTTrainer(SFTTrainer):
 
     # ---- training ----
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, or go on from a checkpoint of the same stage.
+
+        Raises:
+            ResumeRefused: The checkpoint is of another stage, whose optimizer holds other weights.
+        """
+        checkpoint = self._last_checkpoint() if resume_from_checkpoint is True else resume_from_checkpoint
+        if checkpoint:
+            check_stage(checkpoint, self.args.stage)
         earlier = self._provenance.get("training_history") or []
         self._llava.config.provenance = {**self._provenance, "training_history": [*earlier, self._stage_record()]}
-        return super().train(*args, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         if self.optimizer is None and self.args.connector_learning_rate is not None:
+            groups = parameter_groups(self.model, self.args, set(self.get_decay_parameter_names(self.model)))
             optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer_class(self._parameter_groups(), **optimizer_kwargs)
+            self.optimizer = optimizer_class(groups, **optimizer_kwargs)
         optimizer = super().create_optimizer(*args, **kwargs)
         connector_rate = self.args.connector_learning_rate or self.args.learning_rate
         rates = {"vision tower": 0.0, "connector": connector_rate, "language model": self.args.learning_rate}
         if self.is_world_process_zero():
             log_parts(self.model, self.args.stage, rates)
         return optimizer
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        decayed = set(self.get_decay_parameter_names(self.model))
-        groups = []
-        for is_connector in (False, True):
-            for is_decayed in (True, False):
-                parameters = [
-                    parameter
-                    for name, parameter in self.model.named_parameters()
-                    if parameter.requires_grad
-                    and (part_of(name) == "connector") == is_connector
-                    and (name in decayed) == is_decayed
-                ]
-                group: dict[str, Any] = {"params": parameters}
-                group["weight_decay"] = self.args.weight_decay if is_decayed else 0.0
-                if is_connector:
-                    group["lr"] = self.args.connector_learning_rate
-                if parameters:
-                    groups.append(group)
-        return groups
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if not self.args.group_by_modality_length:
@@ -380,18 +383,12 @@ class LlavaSFTTrainer(SFTTrainer):
         }
 
 
-def _own_config(args: SFTConfig | None) -> LlavaSFTConfig:
-    if args is None:
-        return LlavaSFTConfig()
-    if isinstance(args, LlavaSFTConfig):
-        return args
-    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
-    return LlavaSFTConfig(**values)
-
-
 def _load_model(path: str, args: LlavaSFTConfig) -> PreTrainedModel:
     kwargs: dict[str, Any] = {"dtype": torch.float32, **dict(args.model_init_kwargs or {})}  # type: ignore[arg-type]
     if isinstance(kwargs["dtype"], str) and kwargs["dtype"] != "auto":
         kwargs["dtype"] = getattr(torch, kwargs["dtype"])
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
-    return load_model(path, **kwargs)
+    try:
+        return load_model(path, **kwargs)
+    except OSError as error:
+        raise OSError(f"model {path!r} cannot be loaded: {error}") from error
