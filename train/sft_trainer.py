@@ -112,10 +112,10 @@ class LlavaSFTTrainer(SFTTrainer):
         self.data_collator, self.args = data_collator, args
         self._ready: list[Any] = []  # what `_prepared` has returned
         self.train_screening: Samples | None = None
-        if train_dataset is not None and args.shuffle_dataset:
-            train_dataset = train_dataset.shuffle(seed=args.seed if args.data_seed is None else args.data_seed)
         if train_dataset is not None:
             train_dataset, self.train_screening = self._prepared(train_dataset, "training")
+            if args.shuffle_dataset and not args.group_by_modality_length:  # whose sampler draws an order of its own
+                train_dataset = train_dataset.shuffle(seed=args.seed if args.data_seed is None else args.data_seed)
         if args.group_by_modality_length and self.train_screening is None:
             raise ValueError(
                 "group_by_modality_length=True needs the rows' lengths before training: a data set that is not "
