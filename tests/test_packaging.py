@@ -5,6 +5,7 @@ An editable install finds what setup.cfg forgets, so that the loss shows only in
 
 import ast
 import configparser
+import importlib
 import shutil
 import subprocess
 import sys
@@ -217,6 +218,87 @@ def test_files_that_ship_with_a_checkpoint_do_not_overwrite_each_other(package_f
         if file.is_file() and file.name != "__init__.py"
     ]
     assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
+
+
+# the shape of the code
+
+
+def modules(package_folders: dict[str, Path]) -> Iterator[tuple[str, Path]]:
+    """Every module of the rooms, by its dotted name; a package is called by its own."""
+    for room, folder in package_folders.items():
+        for file in folder.rglob("*.py"):
+            name = ".".join([package_of(file, room, folder), file.stem])
+            yield name.removesuffix(".__init__"), file
+
+
+def test_no_module_imports_itself_by_a_detour(package_folders: dict[str, Path]) -> None:
+    """Imports for annotations alone, and those inside functions, count as well."""
+    files = dict(modules(package_folders))
+    needed: dict[str, set[str]] = {}
+    for name, file in files.items():
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        found = {target if target in files else target.rpartition(".")[0] for target in imports(file, package)}
+        needed[name] = {target for target in found if target in files and target != name}
+    # The door names every room, and is imported by none of them
+    del needed["llavakit"]
+    while leaves := [name for name, others in needed.items() if not others & set(needed)]:
+        for name in leaves:
+            del needed[name]
+    assert not needed, f"in a circle, or needing one: {sorted(needed)}"
+
+
+MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 400, 80
+
+
+def test_files_and_functions_are_short(package_folders: dict[str, Path]) -> None:
+    for _, file in modules(package_folders):
+        text = file.read_text()
+        lines = len(text.splitlines())
+        assert lines <= MOST_LINES_OF_A_FILE, f"{file.relative_to(ROOT)} has {lines} lines: one concept a file"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                where = f"{file.relative_to(ROOT)}: {node.name}"
+                assert lines <= MOST_LINES_OF_A_FUNCTION, f"{where} has {lines} lines"
+
+
+# Room or sub-package -> its registries, each a constant of its __init__.py
+REGISTRIES = {
+    "llavakit.cli": ["VERBS"],
+    "llavakit.checkpoints": [],
+    "llavakit.data_generation.filters": ["FILTERS"],
+    "llavakit.data_generation.sources": ["ACADEMIC"],
+    "llavakit.evaluation.tasks": ["TASKS"],
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(module, name) for module, names in REGISTRIES.items() for name in names]
+)
+def test_registries_are_tables_with_one_look_up(module: str, name: str) -> None:
+    from llavakit.rows.registry import look_up
+
+    table = getattr(importlib.import_module(module), name)
+    assert isinstance(table, dict) and table and all(isinstance(key, str) for key in table)
+    for key, entry in table.items():
+        assert look_up(table, key, name) is entry
+    with pytest.raises(ValueError) as caught:
+        look_up(table, "no such entry", name)
+    assert "no such entry" in str(caught.value) and all(key in str(caught.value) for key in table)
+
+
+def test_help_and_data_steps_load_neither_torch_nor_transformers() -> None:
+    """In processes of their own; tests/test_imports.py goes on from here."""
+    code = (
+        "import sys\nfrom llavakit.cli import main\n"
+        "try: main({arguments})\nexcept SystemExit: pass\n"
+        "assert not {{'torch', 'transformers', 'trl'}} & set(sys.modules), sorted(sys.modules)"
+    )
+    for arguments in (["--version"], ["--help"], ["data", "--help"], ["data", "generate", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(arguments=arguments)], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
 
 
 # the repository
