@@ -254,6 +254,24 @@ class ConversationProcessor(ProcessorMixin):
         text_options = call["text_kwargs"]
         with_types = text_options.pop("return_mm_token_type_ids", False)
         limit = length_limit(text_options, self.tokenizer)
+        rows, images = self._encode_samples(samples, template, limit, return_assistant_tokens_mask, **options)
+        outputs = pad(rows, self.tokenizer, text_options, with_mask=return_assistant_tokens_mask)
+        if with_types:
+            outputs["mm_token_type_ids"] = self.create_mm_token_type_ids(outputs["input_ids"])
+        outputs |= self._apply_layout(images, **{**call["images_kwargs"], "return_tensors": tensors})
+        outputs.pop("tokens_of_image", None)
+        features = BatchFeature(outputs, tensor_type=tensors)
+        return features if return_dict else features["input_ids"]
+
+    def _encode_samples(
+        self,
+        samples: Sequence[tuple[Any, list[Any]]],
+        template: str,
+        limit: int | None,
+        with_mask: bool,
+        **options: Any,
+    ) -> tuple[list[Encoded], list[Any]]:
+        """Encode messages one sample after the other; with the images that are left of all of them after truncation."""
         rows, images = [], []
         for index, (messages, sample_images) in enumerate(samples):
             encoded = self._encode(messages, self._tokens_of_images(sample_images), template, limit, **options)
@@ -263,14 +281,8 @@ class ConversationProcessor(ProcessorMixin):
                     f"Sample {index} has {encoded.num_images} image blocks and {len(loaded)} images: give each block "
                     'its image, {"type": "image", "image": ...}.'
                 )
-            if return_assistant_tokens_mask and not any(encoded.assistant_mask):
+            if with_mask and not any(encoded.assistant_mask):
                 raise ValueError(f"Sample {index} has nothing to learn: it holds no assistant message.")
             rows.append(encoded)
             images += loaded
-        outputs = pad(rows, self.tokenizer, text_options, with_mask=return_assistant_tokens_mask)
-        if with_types:
-            outputs["mm_token_type_ids"] = self.create_mm_token_type_ids(outputs["input_ids"])
-        outputs |= self._apply_layout(images, **{**call["images_kwargs"], "return_tensors": tensors})
-        outputs.pop("tokens_of_image", None)
-        features = BatchFeature(outputs, tensor_type=tensors)
-        return features if return_dict else features["input_ids"]
+        return rows, images

@@ -12,6 +12,13 @@ from .lengths import lengths_of
 from .reading import RowReader, read_rows
 from .shown_rows import Spread, shown_row
 
+LITERAL_IMAGES = (
+    f"{{rows:,}} row(s) write {IMAGE_PLACEHOLDER!r} inside a string 'content'. There it is text, which the model would read "
+    "letter by letter. In 'messages' the place of an image is a block, {{'type': 'image'}}; without one the images stand "
+    "before the first question. Take the letters out, or write these rows with 'conversations', where they are the "
+    "placeholder."
+)
+
 
 def inspect_rows(
     rows: Iterable[Any],
@@ -36,13 +43,7 @@ def inspect_rows(
     Raises:
         ValueError: An argument out of range, or a chat template that does not say what is supervised.
     """
-    for name, value, least in (
-        ("max_length", collator.max_length, 1),
-        ("num_proc", num_proc, 1),
-        ("num_rows", num_rows, 0),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"{name}={value} is out of range; the least is {least}.")
+    _check_ranges(max_length=(collator.max_length, 1), num_proc=(num_proc, 1), num_rows=(num_rows, 0))
     processor = collator.processor
     # What is wrong with the template itself, and so with every row, is an error here
     processor.encode_conversation([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}])
@@ -86,11 +87,13 @@ def inspect_rows(
     found.unusable = {kind: found.unusable[kind] for kind in BAD_ROW_KINDS if kind in found.unusable}
     found.lengths = lengths_of(lengths)
     if found.literal_images.count:
-        found.warnings.append(
-            f"{found.literal_images.count:,} row(s) write {IMAGE_PLACEHOLDER!r} inside a string 'content'. There it is "
-            "text, which the model would read letter by letter. In 'messages' the place of an image is a block, "
-            "{'type': 'image'}; without one the images stand before the first question. Take the letters out, or write "
-            "these rows with 'conversations', where they are the placeholder."
-        )
+        found.warnings.append(LITERAL_IMAGES.format(rows=found.literal_images.count))
     found.shown = [shown_row(index, raw, collator, image_folder) for index, raw in spread.rows()]
     return found
+
+
+def _check_ranges(**arguments: tuple[int | None, int]) -> None:
+    """Raise for a value below its least."""
+    for name, (value, least) in arguments.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name}={value} is out of range; the least is {least}.")
