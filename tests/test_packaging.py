@@ -241,10 +241,14 @@ def test_no_module_imports_itself_by_a_detour(package_folders: dict[str, Path]) 
         needed[name] = {target for target in found if target in files and target != name}
     # The door names every room, and is imported by none of them
     del needed["llavakit"]
-    while leaves := [name for name, others in needed.items() if not others & set(needed)]:
-        for name in leaves:
+    while True:
+        used = {target for others in needed.values() for target in others}
+        outside = [name for name, others in needed.items() if not others & set(needed) or name not in used]
+        if not outside:
+            break
+        for name in outside:
             del needed[name]
-    assert not needed, f"in a circle, or needing one: {sorted(needed)}"
+    assert not needed, f"in a circle: {sorted(needed)}"
 
 
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 400, 80
@@ -262,11 +266,17 @@ def test_files_and_functions_are_short(package_folders: dict[str, Path]) -> None
                 assert lines <= MOST_LINES_OF_A_FUNCTION, f"{where} has {lines} lines"
 
 
-# Room or sub-package -> its registries, each a constant of its __init__.py
+# (Sub-)package -> its registries, each a constant of its __init__.py; the files that ship stand flat, and have theirs in
+# the file of the notion
 REGISTRIES = {
+    "llavakit.modeling_llava.connectors": ["CONNECTORS"],
+    "llavakit.modeling_llava.model_parts": ["PARTS", "STAGES"],
+    "llavakit.processing.image_layouts": ["IMAGE_LAYOUTS"],
+    "llavakit.processing.chat_templates": ["SHIPPED_TEMPLATES"],
     "llavakit.cli": ["VERBS"],
-    "llavakit.checkpoints": [],
     "llavakit.data_generation.filters": ["FILTERS"],
+    "llavakit.data_generation.prompts": ["DATA_TYPES"],
+    "llavakit.data_generation.teachers": ["TEACHERS"],
     "llavakit.data_generation.sources": ["ACADEMIC"],
     "llavakit.evaluation.tasks": ["TASKS"],
 }

@@ -13,9 +13,6 @@ from typing import Any
 
 from ...rows.extras import require
 
-MIN_WORDS = 40  # of the description
-MIN_CLAIMS = 2
-MIN_QA = 2
 MIN_OVERLAP = 0.5  # intersection over union of a claimed box and an annotated one
 
 FENCE = re.compile(r"^\s*```\w*\n|\n```\s*$")  # servers without decoding by a schema often add one

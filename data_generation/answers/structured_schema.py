@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..languages import count_words
-from .structured import MIN_CLAIMS, MIN_QA, MIN_WORDS
+from .structured_detail import MIN_CLAIMS, MIN_QA, MIN_WORDS
 
 
 def _is_told(text: str) -> str:

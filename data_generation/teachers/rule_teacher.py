@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 
 from ...endpoints.chat_model import CallError, Completion
 from ...endpoints.request import Request
-from ..answers.structured import MIN_QA, MIN_WORDS
+from ..answers.structured_detail import MIN_QA, MIN_WORDS
 from .rule_reasoning import reasoning
 from .scene import Scene, area, place, share
 from .words import clause, counted, is_countable, joined, number_word, plural, sentence, with_article

@@ -11,7 +11,8 @@ import pytest
 
 from llavakit.cli import main
 from llavakit.data_generation.answers.parsing import parse_answer
-from llavakit.data_generation.answers.structured import MIN_CLAIMS, MIN_QA, MIN_WORDS, parse_structured, verify_claims
+from llavakit.data_generation.answers.structured import parse_structured, verify_claims
+from llavakit.data_generation.answers.structured_detail import MIN_CLAIMS, MIN_QA, MIN_WORDS
 from llavakit.data_generation.prompts import DATA_TYPES, TYPES
 from llavakit.data_generation.prompts.prompt import SHIPPED, load_prompt, prompts_hash
 from llavakit.endpoints.request import data_uri

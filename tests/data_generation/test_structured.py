@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from llavakit.data_generation.answers.structured import (
-    MIN_WORDS,
     Rejected,
     answer_format,
     intersection_over_union,
@@ -14,6 +13,7 @@ from llavakit.data_generation.answers.structured import (
     structured_exchanges,
     verify_claims,
 )
+from llavakit.data_generation.answers.structured_detail import MIN_WORDS
 
 CONTEXT = {
     "instances": [
