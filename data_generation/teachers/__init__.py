@@ -45,8 +45,8 @@ def _open_rule(args: argparse.Namespace) -> tuple[ChatModel, dict[str, Any]]:
 
 def options_settings(options: Any) -> dict[str, Any]:
     """What of the options of calls decides the answers, for `run.json`."""
-    settings = {"temperature": options.temperature, "top_p": options.top_p}
-    return settings | ({"extra_body": dict(options.extra_body)} if options.extra_body else {})
+    extra_body = dict(options.extra_body) if options.extra_body else None
+    return {"temperature": options.temperature, "top_p": options.top_p, "extra_body": extra_body}
 
 
 TEACHERS: dict[str, Teacher] = {

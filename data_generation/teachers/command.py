@@ -127,6 +127,10 @@ def _generate(args: argparse.Namespace) -> int:
         show_progress=True,
     )
     print(f"{summary} -> {args.output}")
+    if summary.failure:
+        print(f"The last that failed: {summary.failure}. --retry_failed asks again for what failed.")
+    if summary.failure and not summary.counts.get("answered"):
+        return 1
     if summary.left and summary.budget_reached:
         print(f"The budget of {args.budget:g} dollars is reached; the same command with a larger --budget goes on.")
     elif summary.left:

@@ -36,12 +36,14 @@ class Summary:
         left: Keys that were not asked.
         dollars: Spent over all runs into the folder; None where the price is not known.
         budget_reached: Keys are left because the budget has no room for them.
+        failure: Why the last key that was asked for in vain failed, in this run.
     """
 
     counts: Mapping[str, int]
     left: int
     dollars: float | None
     budget_reached: bool = False
+    failure: str | None = None
 
     def __str__(self) -> str:
         parts = [f"{self.counts.get(status, 0):,} {status}" for status in STATUSES]
@@ -106,7 +108,8 @@ def generate(
         with _Bar(asked, progress.counts, caller, show_progress) as bar:
             ask_into_journal(requests, caller, journal, limits, progress, told=bar.count)
     left = total - sum(bar.counts.values())
-    return Summary(bar.counts, left, caller.budget.spent if price else None, caller.budget.reached)
+    spent = caller.budget.spent
+    return Summary(bar.counts, left, spent if price else None, caller.budget.reached, bar.failure)
 
 
 def open_requests(
@@ -145,6 +148,7 @@ class _Bar:
 
     def __init__(self, total: int, counts: Counter[str], caller: Caller, shown: bool) -> None:
         self.counts, self._caller = counts, caller
+        self.failure: str | None = None  # of the last key that was asked for in vain
         seconds = 0.5 if sys.stderr.isatty() else 30.0
         done = sum(counts.values())
         self._bar = tqdm(total=max(total, done), initial=done, unit="key", mininterval=seconds, disable=not shown)
@@ -158,6 +162,8 @@ class _Bar:
     def count(self, reply: Reply) -> None:
         """A reply is on disk."""
         self.counts[reply.status] += 1
+        if reply.status == "failed" and reply.attempts:
+            self.failure = reply.reason
         figures = {status: f"{self.counts[status]}" for status in STATUSES if self.counts[status]}
         money = {"dollars": f"{self._caller.budget.spent:.2f}"} if self._caller.price else {}
         self._bar.set_postfix(figures | money, refresh=False)

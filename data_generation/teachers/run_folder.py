@@ -23,8 +23,9 @@ from ..prompts.prompt import SHIPPED, Prompt, prompts_hash
 
 SETTINGS, CONTEXTS, PROMPTS = "run.json", "contexts.jsonl", "prompts"
 
-# What may change from one run into a folder to the next: where things are, and what they cost
-CHANGEABLE = ("base_url", "image_folder", "input_price", "output_price")
+# What may change from one run into a folder to the next: where things are, what they cost, and what the endpoint is told
+# besides (a model whose reasoning uses up the limit must be mended without paying for the others' answers again)
+CHANGEABLE = ("base_url", "image_folder", "input_price", "output_price", "extra_body")
 
 
 @dataclass(frozen=True)

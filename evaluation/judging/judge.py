@@ -68,7 +68,7 @@ def ask_judge(
 
     Raises:
         ValueError: A budget without a price, a folder in use, a key or model that the endpoint does not take, or an
-            endpoint that is down. What has arrived is kept.
+            endpoint that is down or answered nothing at all. What has arrived is kept.
     """
     limits, wanted, folder = limits or Limits(), list(requests), Path(folder)
     limits = dataclasses.replace(limits, attempts=max(limits.attempts, ATTEMPTS_AT_SENSE))
@@ -80,7 +80,11 @@ def ask_judge(
         caller = make_caller(judge, limits, price, spent, _Insisting(sensible))
         ask_into_journal(iter(waiting), caller, journal, limits, progress, what="verdicts")
     keys = {request.key for request in wanted}
-    return {line["key"]: line for line in read_journal(folder) if line["key"] in keys}
+    lines = {line["key"]: line for line in read_journal(folder) if line["key"] in keys}
+    if lines and all(line["status"] != "answered" for line in lines.values()):
+        last = list(lines.values())[-1]
+        raise ValueError(f"none of {len(lines):,} verdicts came, the last as: {last['reason']}. Run again to go on.")
+    return lines
 
 
 class _Insisting:

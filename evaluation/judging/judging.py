@@ -23,9 +23,10 @@ class Judgement:
     Attributes:
         files: Reviews, for `--answers` of `llavakit eval score`.
         reviews: How many verdicts there are.
-        unscored: Ids of examples whose verdict never made sense, once for each order.
+        unscored: Ids of examples whose verdict never made sense, or never came, once for each order.
         left: Ids that the budget had no room for, likewise.
         dollars: Spent over all runs into the folder; None where no price is known.
+        failure: Why the last verdict that never came did not.
     """
 
     files: list[Path]
@@ -33,12 +34,17 @@ class Judgement:
     unscored: list[str]
     left: list[str]
     dollars: float | None
+    failure: str | None = None
 
     def __str__(self) -> str:
         parts = [f"{self.reviews:,} reviewed"]
-        parts += [f"{len(self.unscored):,} unscored, as the judge made no sense: {some(self.unscored)}"] * bool(
-            self.unscored
-        )
+        if self.unscored:
+            why = (
+                "as the judge made no sense"
+                if self.failure is None
+                else f"the last one that never came as: {self.failure}"
+            )
+            parts.append(f"{len(self.unscored):,} unscored, {why}: {some(self.unscored)}")
         parts += [f"{len(self.left):,} left to ask: {some(self.left)}"] * bool(self.left)
         return "; ".join(parts) + ("" if self.dollars is None else f"; {self.dollars:,.2f} dollars")
 
@@ -85,4 +91,5 @@ def judge_answers(
         task.write_reviews(examples, answers, asked[name], lines, files[-1], swapped)
     unscored = [line["id"] for line in lines.values() if task.verdict(text_of(line) or "") is None]
     dollars = sum(line["dollars"] or 0.0 for line in lines.values()) if price else None
-    return Judgement(files, len(lines) - len(unscored), unscored, left_to_ask(requests, lines), dollars)
+    failure = next((line["reason"] for line in reversed(lines.values()) if line["status"] != "answered"), None)
+    return Judgement(files, len(lines) - len(unscored), unscored, left_to_ask(requests, lines), dollars, failure)
