@@ -14,6 +14,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 
 from .images import resolve_images
 from .schema import BadRow, Row, normalize_row, row_name
+from .splits import check_file, files_of_split, split_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def load_conversations(
     streaming: bool = False,
     *,
     split: str = "train",
+    config: str | None = None,
     on_bad_row: str = "error",
 ) -> Dataset | IterableDataset:
     """Load conversations about images.
@@ -46,7 +48,9 @@ def load_conversations(
             `Dataset.save_to_disk` wrote; or a data set id on the Hub. Rows of both formats are read.
         image_folder: Where the rows' image paths start. Default: the folder of the file.
         streaming: Return an `IterableDataset` that reads rows as they are asked for.
-        split: The split of a Hub data set.
+        split: The split of a Hub data set, of a folder by its files' names (`train.json`, `test.jsonl`, ...; files that
+            name none are training data), or of what `save_to_disk` wrote.
+        config: The configuration of a Hub data set, where it has several.
         on_bad_row: "error" stops at the first row that cannot be read; "skip" leaves such rows out and logs how many
             and which.
 
@@ -57,11 +61,12 @@ def load_conversations(
     Raises:
         BadRow: A row that cannot be trained on; the message names it. Files are not opened here: see `llavakit inspect`.
         FileNotFoundError: A path that looks like a file and is none.
-        ValueError: A folder without data files, a file that is not JSON, or an unknown `on_bad_row`.
+        ValueError: A folder without data files, a file that is not JSON, an unknown `on_bad_row`, a split that is not
+            there, or a `config` of what is not on the Hub.
     """
     if on_bad_row not in ON_BAD_ROW:
         raise ValueError(f"on_bad_row={on_bad_row!r} is unknown; choose one of {ON_BAD_ROW}.")
-    source, folder = _find(path_or_repo, image_folder, streaming, split)
+    source, folder = _find(path_or_repo, image_folder, streaming, split, config)
     if isinstance(source, list):
         return _canonical(_from_files(source, folder, streaming, on_bad_row))
     return _from_dataset(source, folder, streaming, on_bad_row)
@@ -122,23 +127,28 @@ def read_raw_rows(
     return iter(_rows_in(source) if isinstance(source, list) else without_decoding(source)), folder
 
 
-def _find(path_or_repo: str | os.PathLike, image_folder: Any, streaming: bool, split: str) -> tuple[Any, Any]:
+def _find(
+    path_or_repo: str | os.PathLike, image_folder: Any, streaming: bool, split: str, config: str | None = None
+) -> tuple[Any, Any]:
     """Where the rows are, a list of files or a data set, and the folder that their image paths start from."""
     path = Path(path_or_repo)
+    if config is not None and path.exists():
+        raise ValueError(f"config={config!r}: {path} is here and has no configurations, which are the Hub's.")
     if path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
-        return _split_of(datasets.load_from_disk(str(path)), split), image_folder
+        return split_of(datasets.load_from_disk(str(path)), split, path), image_folder
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES)
         if not files:
             raise ValueError(f"path_or_repo={str(path)!r} is a folder without {', '.join(DATA_SUFFIXES)} files.")
-        return files, image_folder or path
+        return files_of_split(files, split, path), image_folder or path
     if path.is_file():
         if path.suffix not in DATA_SUFFIXES:
             raise ValueError(f"path_or_repo={str(path)!r} is none of {', '.join(DATA_SUFFIXES)}.")
+        check_file(path, split)
         return [path], image_folder or path.parent
     if path.suffix in DATA_SUFFIXES or path.is_absolute() or str(path_or_repo).startswith("."):
         raise FileNotFoundError(f"path_or_repo={str(path_or_repo)!r}: there is no such file or folder.")
-    return datasets.load_dataset(str(path_or_repo), split=split, streaming=streaming), image_folder
+    return datasets.load_dataset(str(path_or_repo), config, split=split, streaming=streaming), image_folder
 
 
 def without_decoding(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
@@ -249,14 +259,6 @@ def _read_file(file: Path) -> Iterator[Any]:
                     yield json.loads(line)
                 except json.JSONDecodeError as error:
                     raise ValueError(f"{file}, line {number} is not JSON ({error}).") from error
-
-
-def _split_of(loaded: Any, split: str) -> Dataset:
-    if not isinstance(loaded, datasets.DatasetDict):
-        return loaded
-    if split not in loaded:
-        raise ValueError(f"split={split!r} is not in the data set; it has {sorted(loaded)}.")
-    return loaded[split]
 
 
 def _from_dataset(

@@ -98,12 +98,11 @@ FLAGS: dict[str, Flag] = {
     ),
     # ---- evaluation ----
     **_working("eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size eval_accumulation_steps"),
-    "prediction_loss_only": dataclasses.replace(_NO_METRICS, harmless=(True,)),
+    **_working("prediction_loss_only do_train"),  # the loss alone is evaluated; training is what the command is for
     "eval_do_concat_batches": _NO_METRICS,
     "eval_use_gather_object": _NO_METRICS,
     "include_for_metrics": _NO_METRICS,
     "batch_eval_metrics": _NO_METRICS,
-    "do_train": Flag("`llavakit sft` always trains.", harmless=(True,), command_only=True),
     "do_eval": Flag("rows are evaluated during training; see --eval_strategy and --eval_on_start.", command_only=True),
     "do_predict": Flag("answers to a benchmark are `llavakit eval run`.", command_only=True),
     # ---- logging ----

@@ -96,6 +96,7 @@ def _rows(script_args: LlavaScriptArguments, training_args: LlavaSFTConfig, data
         script_args.image_folder,
         script_args.dataset_streaming,
         split=split,
+        config=script_args.dataset_config if data == script_args.dataset_name else None,
         on_bad_row=training_args.on_bad_row,
     )
 
@@ -106,6 +107,8 @@ def _held_out_rows(script_args: LlavaScriptArguments, training_args: LlavaSFTCon
     Raises:
         ValueError: There are none.
     """
+    from llavakit.rows.schema import BadRow
+
     if script_args.eval_dataset_name is not None:
         return _rows(script_args, training_args, script_args.eval_dataset_name, "train")
     split = script_args.dataset_test_split
@@ -113,6 +116,8 @@ def _held_out_rows(script_args: LlavaScriptArguments, training_args: LlavaSFTCon
         raise ValueError(f"--dataset_test_split {split!r} is the training's own; evaluation needs rows kept back.")
     try:
         return _rows(script_args, training_args, str(script_args.dataset_name), split)
+    except BadRow:
+        raise
     except ValueError as error:
         raise ValueError(
             f"--eval_strategy {training_args.eval_strategy} needs rows kept back, and --dataset_name "

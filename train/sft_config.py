@@ -86,6 +86,8 @@ class LlavaSFTConfig(SFTConfig):
 
     def __post_init__(self) -> None:
         refuse_flags(self)
+        if self.loss_type == "chunked_nll":
+            self.loss_type = "nll"  # trl's former name for the same
         self.assistant_only_loss = None  # "true" asks for what is so anyhow; trl would look for a template of its own
         self._settle_device()
         self._settle_checkpointing()
@@ -109,6 +111,10 @@ class LlavaSFTConfig(SFTConfig):
         elif self.bf16 and not self.use_cpu and not bfloat16_is_fast(self.use_cpu):
             raise ValueError(
                 "--bf16 true: this GPU does not compute in bfloat16. Leave it out (float32), or use --fp16 true."
+            )
+        if self.activation_offloading and self.use_cpu:
+            raise ValueError(
+                "--activation_offloading true: it moves activations from a GPU to the CPU, and there is no GPU."
             )
         if not any(name in os.environ for name in _SEVERAL_PROCESSES):
             self.ddp_backend = None  # one process alone exchanges nothing

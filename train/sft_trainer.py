@@ -89,13 +89,14 @@ class LlavaSFTTrainer(SFTTrainer):
         args = LlavaSFTConfig.of(args)
         model_init_kwargs = args.model_init_kwargs
         hub_kwargs: dict[str, Any] = {}
+        llava: Any = model
         if isinstance(model, str):
             hub_kwargs = {key: value for key, value in dict(model_init_kwargs or {}).items() if key in HUB_KWARGS}  # type: ignore[arg-type]
-            model = _load_model(model, args)
-            args.model_init_kwargs = None  # used; trl would say that they are ignored
-        llava: Any = model
+            llava = _load_model(model, args)
         llava.set_stage(args.stage)
         check_optimization(llava, args, kwargs)
+        if isinstance(model, str):
+            args.model_init_kwargs = None  # used by now; trl would say that they are ignored
         if processing_class is None:
             processing_class = load_processor(
                 llava.config.name_or_path, trust_remote_code=args.trust_remote_code, **hub_kwargs
@@ -125,7 +126,7 @@ class LlavaSFTTrainer(SFTTrainer):
         self.dataset_name = dataset_name
         self._staging: Path | None = None
         super().__init__(
-            model=model,
+            model=llava,
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
