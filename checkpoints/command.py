@@ -2,16 +2,26 @@
 
 import argparse
 
+from ..modeling_llava.connectors import CONNECTORS
+from ..processing.chat_templates import SHIPPED_TEMPLATES
 from ..processing.image_layouts import IMAGE_LAYOUTS
+
+OWN_TEMPLATE = "tokenizer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags: those of `build_llava` by name, where the LLaVA goes, and a seed."""
     parser.add_argument("--vision", required=True, help="path or Hub id of the vision encoder")
     parser.add_argument("--language", required=True, help="path or Hub id of the language model")
     parser.add_argument("--output_dir", required=True, help="where the LLaVA goes")
-    parser.add_argument("--projector_type", default="linear", help="linear (v1) or mlp2x_gelu (v1.5)")
     parser.add_argument(
-        "--chat_template", default="vicuna_v1", help="a shipped name, a .jinja file, or 'tokenizer' for its own"
+        "--projector_type", default="linear", choices=list(CONNECTORS), help="connector (v1: linear, v1.5: mlp2x_gelu)"
+    )
+    parser.add_argument(
+        "--chat_template",
+        default="vicuna_v1",
+        help=f"one of {', '.join(SHIPPED_TEMPLATES)}; a .jinja file; or {OWN_TEMPLATE!r} for the tokenizer's own "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--image_aspect_ratio",
@@ -22,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vision_feature_layer", type=int, nargs="+", default=[-2], help="hidden state(s) to read")
     parser.add_argument("--vision_feature_select_strategy", default="default", choices=("default", "full"))
     parser.add_argument("--dtype", default=None, help="of the weights; default: as the language model was saved")
+    parser.add_argument("--vision_revision", default=None, help="Git revision of the vision encoder on the Hub")
+    parser.add_argument("--language_revision", default=None, help="Git revision of the language model on the Hub")
     parser.add_argument("--seed", type=int, default=0, help="seed of the connector's fresh weights")
     parser.add_argument("--trust_remote_code", action="store_true", help="allow backbones that ship their own code")
     parser.set_defaults(run=_init)
@@ -32,19 +44,14 @@ def _init(args: argparse.Namespace) -> int:
 
     from .building import build_llava, save_llava
 
-    layers = args.vision_feature_layer
+    # The other flags are arguments of `build_llava`, by the same names
+    options = {name: value for name, value in vars(args).items() if name not in ("run", "output_dir", "seed")}
+    if options["chat_template"] == OWN_TEMPLATE:
+        options["chat_template"] = None
+    if len(options["vision_feature_layer"]) == 1:
+        (options["vision_feature_layer"],) = options["vision_feature_layer"]
     set_seed(args.seed)
-    model, processor = build_llava(
-        args.vision,
-        args.language,
-        projector_type=args.projector_type,
-        chat_template=None if args.chat_template == "tokenizer" else args.chat_template,
-        image_aspect_ratio=args.image_aspect_ratio,
-        vision_feature_layer=layers[0] if len(layers) == 1 else layers,
-        vision_feature_select_strategy=args.vision_feature_select_strategy,
-        dtype=args.dtype,
-        trust_remote_code=args.trust_remote_code,
-    )
+    model, processor = build_llava(**options)
     save_llava(model, processor, args.output_dir)
     tokens = f"{processor.num_image_tokens} tokens {'an image' if processor.layout.single_view else 'a view'}"
     print(f"{model.num_parameters():,} parameters, {tokens} -> {args.output_dir}")

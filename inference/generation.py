@@ -7,6 +7,7 @@ from typing import Any
 from transformers import StoppingCriteriaList
 from transformers.generation.stopping_criteria import StopStringCriteria
 
+from ..checkpoints.stop_tokens import stop_token_ids
 from .engine import FinishReason
 
 
@@ -62,14 +63,11 @@ class AnswerEnd:
     def __init__(self, model: Any, processor: Any) -> None:
         self.tokenizer = processor.tokenizer
         own = model.generation_config.eos_token_id
-        ids = {*([] if own is None else own if isinstance(own, list) else [own]), self.tokenizer.eos_token_id}
-        self.text: str | None = processor.stop_string
+        own = [] if own is None else own if isinstance(own, list) else [own]
+        self.ids = sorted({*own, *stop_token_ids(processor)})
         # A stop that is one token is found by its id, which costs nothing
-        stop_id = self.tokenizer.added_tokens_encoder.get(self.text)
-        if stop_id is not None:
-            ids.add(stop_id)
-            self.text = None
-        self.ids = sorted(id for id in ids if id is not None)
+        stop = processor.stop_string
+        self.text: str | None = None if stop in self.tokenizer.added_tokens_encoder else stop
         self._criteria = StoppingCriteriaList()
         if self.text is not None:
             self._criteria.append(StopStringCriteria(self.tokenizer, self.text))

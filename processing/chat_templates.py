@@ -1,4 +1,4 @@
-"""The chat templates that ship with llavakit, and what can be learnt about a template by rendering with it."""
+"""The chat templates that ship with llavakit, and what rendering with a template shows about it."""
 
 import functools
 import re
@@ -56,7 +56,7 @@ def template_text(template: str) -> str:
 
 
 def has_generation_blocks(template: str) -> bool:
-    """Whether a template says what is learnt, with ``{% generation %}``."""
+    """Whether a template says what is supervised, with ``{% generation %}``."""
     return _GENERATION.search(template) is not None
 
 
