@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from ..checkpoints.connector_files import CONNECTOR_FILE, load_connector, save_connector
-from ..checkpoints.loading import load_model, load_processor
+from ..checkpoints.loading import load_model, load_processor, naming_damage
 from ..checkpoints.model_card import write_model_card
 from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
 from ..checkpoints.stop_tokens import add_stop_tokens
@@ -340,10 +340,11 @@ class LlavaSFTTrainer(SFTTrainer):
             torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if os.path.exists(os.path.join(resume_from_checkpoint, CONNECTOR_FILE)):
-            load_connector(self._llava, resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with naming_damage(resume_from_checkpoint):
+            if os.path.exists(os.path.join(resume_from_checkpoint, CONNECTOR_FILE)):
+                load_connector(self._llava, resume_from_checkpoint)
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint

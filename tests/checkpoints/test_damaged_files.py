@@ -187,6 +187,23 @@ def test_inspect_and_sft_name_the_file(copied: Path, capsys: pytest.CaptureFixtu
         assert caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_a_run_that_goes_on_names_the_file(copied: Path, stage: str) -> None:
+    from llavakit.train import LlavaSFTConfig, LlavaSFTTrainer
+
+    rows = [{"messages": [{"role": "user", "content": "what is it"}, {"role": "assistant", "content": "a cat"}]}] * 2
+    config = {"stage": stage, "use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 1, "save_steps": 1}
+    LlavaSFTTrainer(str(copied / "llava"), LlavaSFTConfig(str(copied / "out"), **config), train_dataset=rows).train()
+    name = "connector" if stage == "align" else "model"
+    file = copied / "out" / "checkpoint-1" / f"{name}.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    trainer = LlavaSFTTrainer(
+        str(copied / "llava"), LlavaSFTConfig(str(copied / "out"), **{**config, "max_steps": 2}), train_dataset=rows
+    )
+    with pytest.raises(DamagedFile, match=rf"{name}\.safetensors: it has [\d,]+ of [\d,]+ bytes: it was cut short"):
+        trainer.train(resume_from_checkpoint=str(copied / "out" / "checkpoint-1"))
+
+
 def test_another_error_goes_on_as_it_was(tmp_path: Path) -> None:
     CLIPVisionModel(CLIPVisionConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(
         tmp_path
