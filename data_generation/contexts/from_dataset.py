@@ -10,6 +10,7 @@ from typing import Any
 from ..ids import UniqueIds, image_id
 from .bad_annotations import BadAnnotation, BadAnnotations
 from .from_caption_file import table_rows
+from .from_images import pictures_in
 from .schema import Context, box_from_pixels, check_box, check_caption, check_category, corners_of, finished
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -37,10 +38,16 @@ class Columns:
     box_format: str = "xywh"
 
 
-def open_dataset(name_or_path: str, split: str = "train") -> Any:
+def open_dataset(name_or_path: str, split: str = "train", bad: BadAnnotations | None = None) -> Any:
     """Open a dataset of the Hub, of `save_to_disk`, of a folder or of a file; rows stream where they can.
 
+    Args:
+        name_or_path: Which one.
+        split: Of a dataset that has several.
+        bad: What to do with a photograph in a folder that `datasets` passes over without a word. Default: stop.
+
     Raises:
+        BadAnnotation: There is such a photograph.
         ValueError: A file of a kind that `datasets` is not asked to read here.
     """
     import datasets
@@ -58,7 +65,22 @@ def open_dataset(name_or_path: str, split: str = "train") -> Any:
                 raise ValueError(f"{name_or_path!r} ends in {other!r}; it must end in one of {SUFFIXES}.")
     if (path / "state.json").is_file():
         return datasets.load_from_disk(name_or_path)
-    return datasets.load_dataset(name_or_path, split=split, streaming=True)
+    opened = datasets.load_dataset(name_or_path, split=split, streaming=True)
+    if path.is_dir() and opened.info.builder_name == "imagefolder":
+        _name_what_is_passed_over(path, bad or BadAnnotations())
+    return opened
+
+
+def _name_what_is_passed_over(folder: Path, bad: BadAnnotations) -> None:
+    """`datasets` takes the files of a folder by their suffixes, and phones write others."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    for path, fault in pictures_in(folder, passed=ImageFolder.EXTENSIONS):
+        with bad.caught():
+            why = (
+                fault or f"{path} is a photograph whose suffix `datasets` does not know. Read the folder by --images."
+            )
+            raise BadAnnotation(why)
 
 
 @dataclass(frozen=True)
