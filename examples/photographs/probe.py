@@ -72,7 +72,7 @@ def pooled_features(model: Any, processor: Any, folder: Path, photographs: Seque
     for start in range(0, len(photographs), BATCH):
         batch = photographs[start : start + BATCH]
         pictures = [open_image(folder / photograph.path, photograph.path) for photograph in batch]
-        pixels = processor.process_images(pictures).to(tower.device, tower.dtype)
+        pixels = processor.process_images(pictures)["pixel_values"].to(tower.device, tower.dtype)
         states = tower(pixels, output_hidden_states=True, return_dict=True).hidden_states
         chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
         features = torch.cat(chosen, dim=-1)  # (images, extra + patches, channels)

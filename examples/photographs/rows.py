@@ -25,6 +25,7 @@ ASKED = (
     "Which thing is in the picture?",
     "Name what you see.",
 )
+SECOND_TURNS = 0.25  # share of the rows of stage 2 that go on with a second question
 
 
 def caption(label: str) -> str:
@@ -39,17 +40,18 @@ def alignment_rows(photographs: Sequence[Photograph], seed: int) -> list[Row]:
 
 
 def instruction_rows(photographs: Sequence[Photograph], labels: Sequence[str], seed: int) -> list[Row]:
-    """Rows of stage 2: the question for the label comes first, and a second one follows.
+    """Rows of stage 2: the question for the label, and in one row of four another one after it.
 
-    The first answer must come from the picture. The second question is nearly free, since the picture's tokens are read
-    once a row, and it keeps the model from answering everything with a label.
+    The first answer must come from the picture alone. The second question keeps the model from answering everything with a
+    label; as the label stands in the conversation by then, it teaches little about pictures.
     """
     rng = random.Random(f"photographs instruct {seed}")
     rows = []
     for photograph in photographs:
         label = photograph.label
         other = rng.choice([name for name in labels if name != label])
-        rows.append(_row(photograph, [(rng.choice(ASKED), label), _second_turn(label, other, rng)]))
+        turns = [(rng.choice(ASKED), label), _second_turn(label, other, rng)]
+        rows.append(_row(photograph, turns if rng.random() < SECOND_TURNS else turns[:1]))
     return rows
 
 

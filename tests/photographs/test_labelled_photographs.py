@@ -107,14 +107,18 @@ def test_rows_name_the_label_and_ask_for_it_first(drawn: Path):
         rows == instruction_rows(found.train, found.labels, seed=0) != instruction_rows(found.train, found.labels, 1)
     )
     for row in map(normalize_row, rows):
-        first, answer, second, reply = ([block.get("text") for block in each["content"]] for each in row["messages"])
+        first, answer, *more = ([block.get("text") for block in each["content"]] for each in row["messages"])
         label = labels[row["id"]]
         assert row["images"] == [row["id"]] and first[0] is None and answer == [label]
         assert not any(name in first[1] for name in found.labels), "the first answer is in the picture alone"
+        if not more:
+            continue
+        second, reply = more
         named = [name for name in found.labels if name in second[0]]
         assert reply[0] != "Yes." or named == [label]
         assert not reply[0].startswith("No") or label not in named
     assert any(QUESTION in row["conversations"][0]["value"] for row in rows)
+    assert {len(row["conversations"]) for row in rows} == {2, 4}
 
 
 # ---- the answers ----
