@@ -50,19 +50,6 @@ def test_the_package_and_its_help_load_nothing_heavy(code: str) -> None:
     assert loaded_by(code) == set()
 
 
-@pytest.mark.parametrize("module", ["tokenization_utils_base", "modeling_utils", "processing_utils"])
-def test_what_registering_takes_along_is_not_loaded_twice(module: str) -> None:
-    """The first module of transformers to be used may be one that registering needs itself."""
-    run(
-        f"import llavakit\nimport transformers.{module} as first\nimport sys, transformers\n"
-        f"assert first is sys.modules['transformers.{module}'] and first.__spec__.origin.endswith('{module}.py')\n"
-        "import transformers.tokenization_utils_base as base\n"
-        "from transformers.tokenization_utils_tokenizers import TokenizersBackend\n"
-        "assert issubclass(TokenizersBackend, base.PreTrainedTokenizerBase)\n"
-        "assert issubclass(TokenizersBackend, transformers.PreTrainedTokenizerBase)\n" + KNOWN
-    )
-
-
 @pytest.mark.parametrize("step", STEPS.split())
 def test_no_data_step_loads_torch_or_transformers_to_say_what_it_takes(step: str) -> None:
     assert loaded_by(command("data", step, "--help")) & {"torch", "transformers"} == set()
