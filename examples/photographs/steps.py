@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -126,13 +127,21 @@ class Attempt:
 
 @contextlib.contextmanager
 def _ended_with_us(process: subprocess.Popen) -> Iterator[None]:
-    """No command outlives the run that started it, unless that is killed outright."""
+    """No command outlives the run that started it, unless that is killed outright; a polite end (SIGTERM) is an end too."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, leave) if in_main_thread else None
     try:
         yield
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _is_at_work(group: int) -> bool:

@@ -244,6 +244,33 @@ def test_a_command_that_outlived_its_run_is_waited_for(tmp_path: Path):
     Steps(tmp_path, {}).close()
 
 
+def test_a_run_that_is_ended_ends_its_command(tmp_path: Path):
+    """SIGTERM, as a scheduler sends it: the command and what it started are gone with the run."""
+    script = (
+        "import sys; from pathlib import Path; from llavakit.photographs import steps\n"
+        "steps.sys.executable = sys.argv[2]\n"
+        "steps.Steps(Path(sys.argv[1]), {}).run('only', lambda attempt: attempt.llavakit('any'))\n"
+    )
+    sleeper = tmp_path / "sleeper"  # stands for Python, whatever it is given
+    sleeper.write_text("#!/bin/sh\nsleep 60 &\nwait\n")
+    sleeper.chmod(0o755)
+    run = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run"), str(sleeper)])
+    group = None
+    while group is None:
+        assert run.poll() is None
+        time.sleep(0.05)
+        notes = tmp_path / "run" / NOTES
+        group = json.loads(notes.read_text()).get("group") if notes.exists() else None
+    run.terminate()
+    assert run.wait() == 128 + signal.SIGTERM
+    deadline = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+    Steps(tmp_path / "run", {}).close()
+
+
 # ---- the page ----
 
 
