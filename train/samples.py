@@ -10,6 +10,7 @@ goes on with those that are not. STATE stands for size and time of the pictures 
 holds, because a picture came, went or changed, these rows are prepared anew.
 """
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -64,6 +65,8 @@ ROW_COLUMNS = ("id", "images", "image", "messages", "conversations")  # of the r
 ROWS_OF_CHUNK, MOST_CHUNKS = 1000, 1000
 ROWS_READ = 64  # held in memory at a time, with the bytes of their pictures where rows have those
 MOST_PROCESSES = 8  # unless more are asked for
+
+_THREADS = "TOKENIZERS_PARALLELISM"  # what the tokenizers library asks before each call
 
 
 @dataclass
@@ -330,7 +333,8 @@ def _processes_for(num_chunks: int) -> int:
 def _each(work: Callable[[int], int], numbers: list[int], num_proc: int) -> Iterator[int]:
     """Results of `work` for each number, as they come."""
     if num_proc == 1:
-        yield from map(work, numbers)
+        with _one_thread_a_call():
+            yield from map(work, numbers)
         return
     with ProcessPoolExecutor(
         min(num_proc, len(numbers)), multiprocessing.get_context(), initializer=_start_process, initargs=(work,)
@@ -347,13 +351,27 @@ def _each(work: Callable[[int], int], numbers: list[int], num_proc: int) -> Iter
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _one_thread_a_call() -> Iterator[None]:
+    """Tokenizing without threads: the few pieces of one row take less time than to share them out."""
+    before = os.environ.get(_THREADS)
+    os.environ[_THREADS] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_THREADS]
+        else:
+            os.environ[_THREADS] = before
+
+
 _process_work: Callable[[int], int]  # in a process of the pool
 
 
 def _start_process(work: Callable[[int], int]) -> None:
     global _process_work
     _process_work = work
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    os.environ[_THREADS] = "false"  # the processes are the parallelism
     gc.freeze()  # what came from the parent is neither looked through nor copied again
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
