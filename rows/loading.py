@@ -78,7 +78,7 @@ def from_rows(
     """A data set as `load_conversations` returns it, of rows in memory.
 
     Args:
-        rows: Rows of either format, and of both.
+        rows: Rows of either format, and of both; or a data set whose transform makes them.
         image_folder: Where their image paths start. Default: the current folder, and absolute paths are taken.
         on_bad_row: As for `load_conversations`.
 
@@ -230,7 +230,7 @@ def _rows_of_files(files: list[str], stamps: str, image_folder: str, on_bad_row:
     yield from canonical_rows(enumerate(_rows_in([Path(file) for file in files])), image_folder, on_bad_row)
 
 
-def _rows_of_list(rows: tuple[Mapping[str, Any], ...], image_folder: str | None, on_bad_row: str) -> Iterator[Row]:
+def _rows_of_list(rows: Iterable[Mapping[str, Any]], image_folder: str | None, on_bad_row: str) -> Iterator[Row]:
     yield from canonical_rows(enumerate(rows), image_folder, on_bad_row)
 
 

@@ -10,19 +10,13 @@ goes on with those that are not. STATE stands for size and time of the pictures 
 holds, because a picture came, went or changed, these rows are prepared anew.
 """
 
-import contextlib
-import gc
 import hashlib
 import json
 import logging
-import multiprocessing
-import multiprocessing.connection
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +33,7 @@ from ..rows.loading import is_canonical, without_decoding
 from .collator import LlavaCollator, images_of_columns
 from .row_preparation import PreparedRow, prepare_row
 from .sample_key import key_digest, sample_key
+from .shared_work import each_result, processes_for
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +59,6 @@ SAMPLE_COLUMNS = ("row", "input_ids", "supervised_spans", "length", "num_images"
 ROW_COLUMNS = ("id", "images", "image", "messages", "conversations")  # of the rows, kept beside them
 ROWS_OF_CHUNK, MOST_CHUNKS = 1000, 1000
 ROWS_READ = 64  # held in memory at a time, with the bytes of their pictures where rows have those
-MOST_PROCESSES = 8  # unless more are asked for
-
-_THREADS = "TOKENIZERS_PARALLELISM"  # what the tokenizers library asks before each call
 
 
 @dataclass
@@ -232,7 +224,7 @@ class _Preparation:
                 "%s: %d of %d rows are prepared already in %s", description, done, len(self.dataset), self.folder
             )
         with tqdm(total=len(self.dataset), initial=done, desc=description, unit=" rows") as bar:
-            for number in _each(self.write_chunk, missing, num_proc or _processes_for(len(missing))):
+            for number in each_result(self.write_chunk, missing, num_proc or processes_for(len(missing))):
                 bar.update(self._rows_of(number))
 
     def _rows_of(self, number: int) -> int:
@@ -318,71 +310,3 @@ def _state_of(image_files: Iterable[Iterable[str]]) -> str:
 def _read(file: Path) -> pa.Table:
     with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
         return stream.read_all()
-
-
-# ---- processes that share the work ----
-
-
-def _processes_for(num_chunks: int) -> int:
-    # A few thousand rows take less time than processes to start, and where those are not forked each imports everything
-    if num_chunks < 4 or multiprocessing.get_start_method() != "fork":
-        return 1
-    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
-
-
-def _each(work: Callable[[int], int], numbers: list[int], num_proc: int) -> Iterator[int]:
-    """Results of `work` for each number, as they come."""
-    if num_proc == 1:
-        with _one_thread_a_call():
-            yield from map(work, numbers)
-        return
-    with ProcessPoolExecutor(
-        min(num_proc, len(numbers)), multiprocessing.get_context(), initializer=_start_process, initargs=(work,)
-    ) as pool:
-        try:
-            for future in as_completed([pool.submit(_work, number) for number in numbers]):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"One of the {num_proc} processes that prepare rows was killed, most often for want of memory. Start "
-                "again with fewer of them (--dataset_num_proc 1): what is finished is kept."
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _one_thread_a_call() -> Iterator[None]:
-    """Tokenizing without threads: the few pieces of one row take less time than to share them out."""
-    before = os.environ.get(_THREADS)
-    os.environ[_THREADS] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_THREADS]
-        else:
-            os.environ[_THREADS] = before
-
-
-_process_work: Callable[[int], int]  # in a process of the pool
-
-
-def _start_process(work: Callable[[int], int]) -> None:
-    global _process_work
-    _process_work = work
-    os.environ[_THREADS] = "false"  # the processes are the parallelism
-    gc.freeze()  # what came from the parent is neither looked through nor copied again
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A pool whose owner was killed would wait for work for ever, and hold the lock."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _work(number: int) -> int:
-    return _process_work(number)

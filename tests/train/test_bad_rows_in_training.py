@@ -205,6 +205,17 @@ def test_a_list_of_rows_trains_as_the_file_does(tiny_llava: str, rows_file: Path
     assert len(skipping.train_dataset) == 12
 
 
+def test_rows_that_a_transform_makes(tiny_llava: str, rows_file: Path, tmp_path: Path):
+    numbers = datasets.Dataset.from_dict({"number": list(range(6))})
+    rows = numbers.with_transform(lambda batch: {"messages": [chat(number) for number in batch["number"]]})
+    trainer = trained(tiny_llava, config(tmp_path / "out", max_steps=2, on_bad_row="error"), rows)
+    assert trainer.train_dataset[5]["messages"][1]["content"][0]["text"] == "there are two 5"
+
+
+def chat(number: int) -> list[dict]:
+    return [{"role": "user", "content": "what is it"}, {"role": "assistant", "content": f"there are two {number}"}]
+
+
 def test_evaluation_rows_of_every_form(tiny_llava: str, rows_file: Path, tmp_path: Path):
     rows = load_conversations(rows_file)
     listed = [
