@@ -1,23 +1,12 @@
 """What is asked of a model: one answer."""
 
-import base64
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-Message = dict[str, Any]
+from ..rows.images import data_uri
 
-# What OpenAI's chat interface takes as a data URI; other servers take at least these. (Python 3.11's mimetypes knows no
-# WebP.)
-IMAGE_TYPES = {
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-}
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,30 +42,12 @@ class Request:
         """The messages as an endpoint takes them, the picture as a data URI.
 
         Raises:
-            ValueError: The picture is missing or of a kind that endpoints do not take.
+            ValueError: The picture is missing, or the file is none.
         """
         if self.image is None:
             return self.messages
-        uri = data_uri(self.image)
+        uri = data_uri(self.image, self.key)
         return [{**message, "content": _with_picture(message["content"], uri)} for message in self.messages]
-
-
-def data_uri(path: str | os.PathLike) -> str:
-    """An image file as a `data:` URI.
-
-    Raises:
-        ValueError: The file is missing or of a kind that endpoints do not take.
-    """
-    kind = IMAGE_TYPES.get(Path(path).suffix.lower())
-    if kind is None:
-        raise ValueError(
-            f"the image {path} is of a kind that endpoints do not take; save it as one of {[*IMAGE_TYPES]}."
-        )
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"the image {path} cannot be read ({error.strerror}); correct --image_folder.") from error
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _with_picture(content: str | list[dict[str, Any]], uri: str) -> str | list[dict[str, Any]]:

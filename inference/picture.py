@@ -1,18 +1,20 @@
 """A picture that a visitor sent: checked before it is decoded, kept as it came."""
 
 import hashlib
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ..processing.image_files import PictureError, opened
 from ..rows.images import MAX_IMAGE_PIXELS, open_image
 from ..rows.schema import BadRow
 
-# What browsers show as well. Pillow knows many more, some of which it hands to other programs (EPS to Ghostscript)
-SUFFIXES = {"BMP": ".bmp", "GIF": ".gif", "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+# What browsers show as well; nothing else is tried on what a stranger sent
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+# MPO is what phones write: a JPEG with more pictures behind the first. Pillow finds it where it looks for a JPEG
+SUFFIXES = {"BMP": ".bmp", "GIF": ".gif", "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 
 
 @dataclass(frozen=True)
@@ -74,20 +76,22 @@ def read_picture(path: str | os.PathLike, name: str, limits: UploadLimits) -> Up
             kind="image too large",
         )
     content = Path(path).read_bytes()
+    kind, width, height = None, 0, 0
     try:
-        picture = Image.open(io.BytesIO(content), formats=list(SUFFIXES))
-    except UnidentifiedImageError as error:
+        with opened(content, formats=FORMATS) as picture:
+            kind, (width, height) = picture.format, picture.size
+    except PictureError as error:
+        if error.kind == "image too large":
+            raise BadRow(f"{name!r} is a decompression bomb. Scale it down.", kind=error.kind) from error
+    if kind not in SUFFIXES:
         raise BadRow(
-            f"{name!r} is not a picture that can be read: send a {', '.join(SUFFIXES)} file.", kind="image unreadable"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise BadRow(f"{name!r} is a decompression bomb ({error}). Scale it down.", kind="image too large") from error
-    width, height = picture.size
+            f"{name!r} is not a picture that can be read: send a {', '.join(FORMATS)} file.",
+            kind="image unreadable",
+        )
     if width * height > limits.max_pixels:
         raise BadRow(
             f"{name!r} has {width} x {height} pixels, and {limits.max_pixels:,} are allowed. Scale it down.",
             kind="image too large",
         )
-    suffix = SUFFIXES[picture.format or ""]
-    picture.filename = name
-    return UploadedPicture(open_image(picture, "the picture"), content, suffix, os.fspath(path))
+    image = open_image({"bytes": content, "path": name}, "the picture")
+    return UploadedPicture(image, content, SUFFIXES[kind], os.fspath(path))

@@ -1,9 +1,6 @@
 """Questions answered by a server: anything that speaks OpenAI's chat format (vLLM, SGLang, `transformers serve`)."""
 
-import base64
 import dataclasses
-import io
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +15,7 @@ from ..endpoints.options import RequestOptions
 from ..endpoints.request import Request
 from ..endpoints.running import make_caller
 from ..endpoints.workers import Workers
-from ..rows.images import ImageSource, open_image
+from ..rows.images import data_uri
 from .engine import Answer, Question
 
 MOST_ALTERNATIVES = 20  # that OpenAI's format gives for a token
@@ -158,24 +155,6 @@ def server_messages(question: Question) -> list[dict[str, Any]]:
         else {**message, "content": [part(block) for block in message["content"]]}
         for message in messages
     ]
-
-
-def data_uri(source: ImageSource, name: str) -> str:
-    """An image as a `data:` URI: a JPEG or PNG file as it is, anything else as PNG.
-
-    Raises:
-        BadRow: It cannot be read, or has too many pixels.
-    """
-    opened = open_image(source, name)
-    if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file:
-            content = file.read()
-        for kind, start in (("jpeg", b"\xff\xd8"), ("png", b"\x89PNG")):
-            if content.startswith(start):
-                return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    buffer = io.BytesIO()
-    opened.save(buffer, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _read_choice(request: Request, completion: Completion) -> Reading:

@@ -4,7 +4,7 @@ from typing import Any
 
 from PIL import Image
 
-from .image_inputs import crop_to_square, pad_to_square
+from .image_inputs import crop_to_square, pad_to_square, trim_strip
 from .image_plan import ImageLayout, ImagePlan, View
 
 
@@ -22,7 +22,7 @@ class CropLayout(SingleViewLayout):
 
     def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
         # One that crops does so after it has resized, as CLIP was trained
-        return [image if getattr(image_processor, "do_center_crop", None) else crop_to_square(image)]
+        return [(trim_strip if getattr(image_processor, "do_center_crop", None) else crop_to_square)(image)]
 
 
 class PadLayout(SingleViewLayout):

@@ -17,7 +17,7 @@ from .call_options import check_options
 from .chat_encoding import ChatEncoder, chat_encoder
 from .chat_templates import template_text
 from .conversations import ConversationProcessor
-from .image_inputs import to_rgb
+from .image_inputs import to_rgb, upright_size
 from .image_layouts import image_layout
 from .image_plan import ImageLayout, View, view_size
 from .text_tokenizer import TextTokenizer
@@ -148,7 +148,7 @@ class LlavaKitProcessor(ConversationProcessor):
                     'asks for: give each block its image, {"type": "image", "image": ...}, or pass image_sizes, the '
                     "width and height of each."
                 )
-            image_sizes = [to_rgb(image).size for image in images]
+            image_sizes = [upright_size(image) for image in images]
         if len(image_sizes) != len(images):
             raise ValueError(
                 f"{len(image_sizes)} image_sizes were given for {len(images)} image blocks: give one each."

@@ -1,13 +1,12 @@
 """A picture for a page: scaled down, embedded, and where on it each box and each label is drawn."""
 
-import base64
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from ..rows.images import encoded_uri, open_image, resolve_images
+from ..rows.schema import BadRow
 
 STORED_SIDE = 640  # pixels of the longer side as embedded
 SHOWN_SIDE = 440  # CSS pixels of the longer side on a wide screen
@@ -75,30 +74,15 @@ def embed(source: Any, image_folder: Path) -> Picture:
         NoPicture: The image is missing, unreadable or outside the folder.
     """
     try:
-        with Image.open(_file_of(source, image_folder)) as image:
-            image.draft("RGB", (STORED_SIDE, STORED_SIDE))  # JPEG decodes at a fraction of the size
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
-        raise NoPicture(f"no image {source!r} in {str(image_folder)!r}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, NoPicture):
-            raise
-        raise NoPicture(f"the image cannot be read ({error})") from error
+        # A page is passed on: rows must not pull other files into it
+        (inside,) = resolve_images([source], image_folder, "the picture")
+        upright = open_image(inside, "the picture")
+    except BadRow as error:
+        raise NoPicture(str(error)) from error
     upright.thumbnail((STORED_SIDE, STORED_SIDE))
-    buffer = io.BytesIO()
-    upright.save(buffer, "JPEG", quality=82)
     scale = SHOWN_SIDE / max(upright.size)
     width, height = (max(1, round(side * scale)) for side in upright.size)
-    return Picture(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", width, height)
-
-
-def _file_of(source: Any, image_folder: Path) -> Any:
-    if isinstance(source, Mapping) and source.get("bytes") is not None:
-        return io.BytesIO(source["bytes"])
-    path = (image_folder / str(source.get("path") if isinstance(source, Mapping) else source)).resolve()
-    if not path.is_relative_to(image_folder.resolve()):  # a page is passed on: rows must not pull other files into it
-        raise NoPicture(f"the image {source!r} lies outside {str(image_folder)!r}")
-    return path
+    return Picture(encoded_uri(upright, "JPEG", 82), width, height)
 
 
 def draw_boxes(

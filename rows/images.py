@@ -1,18 +1,33 @@
-"""Opening the picture of a row: from a path, from bytes, or already open; never from outside the image folder."""
+"""The picture of a row: its path checked, its file opened by the one way to pixels, and sent on as a data URI.
 
+How a file becomes pixels is said in `processing/image_inputs.py`, which ships with checkpoints; here errors get the name
+of the row, and addresses are refused: what a data set names is never fetched.
+"""
+
+import base64
+import contextlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from ..processing.image_files import MAX_IMAGE_PIXELS, PictureError, describe, opened, too_large
+from ..processing.image_inputs import shows_alike, to_rgb, upright_size
 from .schema import BadRow
 
-# Pillow's own line between a large photograph and a decompression bomb: about 89 megapixels
-MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 URL_SCHEMES = ("http://", "https://", "ftp://", "s3://", "hf://", "data:")
+# Pillow's format -> the type of what chat endpoints take as it is; everything else is written anew
+SENT_AS_IT_IS = {
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",  # what phones write: a JPEG with more pictures behind the first
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+}
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")  # written anew as JPEG: as PNG a photograph grows tenfold
 
 ImageSource = Image.Image | str | os.PathLike | Mapping[str, Any]
 
@@ -64,71 +79,98 @@ def resolve_images(images: Sequence[Any], image_folder: str | os.PathLike | None
     ]
 
 
-def open_image(source: ImageSource, name: str, *, decode: bool = True) -> Image.Image:
+def open_image(source: ImageSource, name: str) -> Image.Image:
     """Open an image safely.
 
     Args:
         source: An open image, a path, or `{"bytes": ..., "path": ...}` as `datasets` stores one.
         name: What to call the row in an error.
-        decode: Read the pixels too. Without it only the header is read: far quicker, but a truncated file passes
-            unless its end is visibly missing.
 
     Returns:
-        An RGB image, turned upright as its EXIF tag says (`datasets` does the same when it decodes).
+        The image as `to_rgb` makes it: upright, RGB.
 
     Raises:
-        BadRow: A missing, truncated or non-image file, or one of more than `MAX_IMAGE_PIXELS` pixels.
+        BadRow: A missing, truncated or non-image file, one of more than `MAX_IMAGE_PIXELS` pixels, or an address.
     """
-    where = _describe(source)
-    try:
-        image = source if isinstance(source, Image.Image) else Image.open(_file_of(source, name))
-        width, height = image.size
-        if width * height > MAX_IMAGE_PIXELS:
-            raise BadRow(
-                f"{name}: the image {where} has {width} x {height} pixels, more than the {MAX_IMAGE_PIXELS:,} that guard "
-                "against decompression bombs. Scale it down.",
-                kind="image too large",
-            )
-        if not decode and not _end_is_missing(source):
-            return image
-        return ImageOps.exif_transpose(image).convert("RGB")
-    except BadRow:
-        raise
-    except FileNotFoundError as error:
-        raise BadRow(
-            f"{name}: there is no image {where}. Check --image_folder and the row's path.", kind="image missing"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise BadRow(f"{name}: {where} is not an image that Pillow can read.", kind="image unreadable") from error
-    except Image.DecompressionBombError as error:
-        raise BadRow(
-            f"{name}: the image {where} is a decompression bomb ({error}). Scale it down.", kind="image too large"
-        ) from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken data differs by format
-        raise BadRow(
-            f"{name}: the image {where} is damaged or truncated ({error}). Replace it, or drop the row.",
-            kind="image unreadable",
-        ) from error
+    with _as_bad_row(source, name):
+        if isinstance(source, Image.Image) and source.size[0] * source.size[1] > MAX_IMAGE_PIXELS:
+            raise too_large(describe(source), source.size)
+        return to_rgb(source)
 
 
-def _describe(source: ImageSource) -> str:
+def image_size(source: ImageSource, name: str) -> tuple[int, int]:
+    """Width and height of what `open_image` returns, from the header: far quicker than reading the pixels.
+
+    Args:
+        source, name: As for `open_image`.
+
+    Raises:
+        BadRow: As `open_image`. A truncated file passes unless its end is visibly missing.
+    """
+    if not isinstance(source, Image.Image):
+        with _as_bad_row(source, name):
+            size = upright_size(source)
+            if not _end_is_missing(source):
+                return size
+    return open_image(source, name).size
+
+
+def data_uri(source: ImageSource, name: str) -> str:
+    """An image as a `data:` URI, for a page or a chat endpoint; whoever decodes it sees what `open_image` returns.
+
+    The file itself, if its format is one of `SENT_AS_IT_IS` and no program can show it in another way; else written
+    anew, upright and RGB: as JPEG where it was one, as PNG otherwise. The type is that of the content, whatever the file
+    is called.
+
+    Raises:
+        BadRow: As `open_image`: what is no picture is not sent.
+    """
+    image = open_image(source, name)
     if isinstance(source, Image.Image):
-        return repr(getattr(source, "filename", "") or "in memory")
-    if isinstance(source, Mapping):
-        return repr(source.get("path") or f"of {len(source.get('bytes') or b'')} bytes")
-    return repr(os.fspath(source))
+        return encoded_uri(image)
+    with _as_bad_row(source, name), opened(source) as picture:
+        kind = picture.format or ""
+        if kind in SENT_AS_IT_IS and shows_alike(picture):
+            return _uri(SENT_AS_IT_IS[kind], _content(source))
+        return encoded_uri(image, "JPEG" if kind in LOSSY else "PNG")
 
 
-def _file_of(source: ImageSource, name: str) -> Any:
+def encoded_uri(image: Image.Image, kind: str = "PNG", quality: int = 95) -> str:
+    """An open image as a `data:` URI.
+
+    Args:
+        image: RGB.
+        kind: "PNG" or "JPEG".
+        quality: Of the JPEG, up to 95.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"quality": quality, "subsampling": 0} if kind == "JPEG" else {}))
+    return _uri(SENT_AS_IT_IS[kind], buffer.getvalue())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _content(source: str | os.PathLike | Mapping[str, Any]) -> bytes:
     if isinstance(source, Mapping):
         if source.get("bytes") is not None:
-            return io.BytesIO(source["bytes"])
-        source = source.get("path") or ""
-    path = os.fspath(source)  # type: ignore[arg-type]
-    _refuse_url(path, name)
-    if Path(path).is_dir():
-        raise BadRow(f"{name}: {path!r} is a folder, not an image.", kind="image unreadable")
-    return path
+            return source["bytes"]
+        source = source["path"]
+    return Path(source).read_bytes()  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _as_bad_row(source: ImageSource, name: str) -> Iterator[None]:
+    path = source.get("path") if isinstance(source, Mapping) and source.get("bytes") is None else source
+    if isinstance(path, str | os.PathLike):
+        _refuse_url(os.fspath(path), name)
+    try:
+        yield
+    except PictureError as error:
+        raise BadRow(f"{name}: {error}", kind=error.kind) from error
+    except ValueError as error:  # not an image of any form
+        raise BadRow(f"{name}: {error}", kind="image unreadable") from error
 
 
 def _refuse_url(path: str, name: str) -> None:
@@ -139,10 +181,8 @@ def _refuse_url(path: str, name: str) -> None:
         )
 
 
-def _end_is_missing(source: ImageSource) -> bool:
+def _end_is_missing(source: str | os.PathLike | Mapping[str, Any]) -> bool:
     """Whether a JPEG or PNG lacks its end marker. Some whole files do too, so it is a reason to decode, no verdict."""
-    if isinstance(source, Image.Image):
-        return False
     if isinstance(source, Mapping) and source.get("bytes") is not None:
         head, tail = source["bytes"][:8], source["bytes"][-64:]
     else:

@@ -35,6 +35,7 @@ BAD_ROW_KINDS = {
     "image path": "an image path that is not allowed",
     "image missing": "an image file that is not there",
     "image unreadable": "an image that cannot be read",
+    "image format": "an image in a format that is not read here (HEIC, AVIF, SVG)",
     "image too large": "an image large enough to be a decompression bomb",
     "template": "the chat template refuses the conversation",
     "too long": "the first exchange is longer than max_length",

@@ -31,6 +31,9 @@ FLOORS = [
     "photographs",
     "ablations",
 ]
+# What the light files of a room below may be taken for: the one way from a file to pixels ships with checkpoints, so
+# that it is written there.
+LENT = {"rows": ["llavakit.processing.image_files", "llavakit.processing.image_inputs"]}
 # Copied flat beside the weights by save_pretrained.
 SHIPPED = ["processing", "modeling_llava"]
 RESOURCES = {".jinja", ".html", ".svg", ".json", ".txt"}
@@ -181,6 +184,8 @@ def test_nothing_imports_from_a_floor_below(floor: str, package_folders: dict[st
             if name.split(".")[0] != "llavakit":
                 continue
             target = floor_of(name)
+            if name.startswith(tuple(f"{lent}." for lent in LENT.get(floor, []))):
+                continue
             if target is not None:
                 assert target in allowed, f"{floor}/{file.name} imports {name}, which stands below {floor}"
             else:

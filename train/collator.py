@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from ..processing import RowTooLong, template_text
-from ..rows.images import open_image
+from ..rows.images import image_size, open_image
 from ..rows.schema import BadRow, Row, normalize_row, row_name
 from .batching import IGNORE_INDEX, Sample, padded_batch, supervised_labels
 
@@ -100,7 +100,7 @@ class LlavaCollator:
         """
         name = name or row_name(row)
         if image_sizes is None and not self.processor.layout.single_view:
-            image_sizes = [open_image(image, name).size for image in row["images"]]
+            image_sizes = [image_size(image, name) for image in row["images"]]
         try:
             encoded = self.processor.encode_conversation(
                 row["messages"],

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..rows.images import open_image, resolve_images
+from ..rows.images import image_size, open_image, resolve_images
 from ..rows.schema import BadRow, Row, normalize_row, row_name
 from .collator import LlavaCollator
 
 if TYPE_CHECKING:
     from ..processing.chat_encoding import Encoded
-
-_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 
 
 @dataclass
@@ -80,7 +78,8 @@ def prepare_row(
         row["images"] = resolve_images(row["images"], image_folder, name)
         for image in row["images"]:
             try:
-                size, fault = _size_of(image, name, decode_images), None
+                size = open_image(image, name).size if decode_images else image_size(image, name)
+                fault = None
             except BadRow as error:
                 problems.append(error)
                 size, fault = (0, 0), error.kind
@@ -100,14 +99,6 @@ def prepare_row(
         found.supervised_spans = _spans(encoded.assistant_mask)
         found.supervised = sum(encoded.assistant_mask)
     return found
-
-
-def _size_of(image: Any, name: str, decode: bool) -> tuple[int, int]:
-    opened = open_image(image, name, decode=decode)
-    # Pillow reads the pixels of a PNG to look for a tag behind them
-    tagged = opened.format != "PNG" or "exif" in opened.info
-    sideways = tagged and opened.getexif().get(_ORIENTATION) in _SIDEWAYS
-    return (opened.height, opened.width) if sideways else opened.size
 
 
 def _spans(mask: list[int]) -> list[int]:

@@ -1,12 +1,13 @@
 """Any `datasets` dataset with named columns to contexts: of the Hub, of a folder, or of a local file."""
 
-import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...processing.image_files import PictureError, opened
+from ...processing.image_inputs import upright_size
 from ..ids import UniqueIds, image_id
 from .bad_annotations import BadAnnotation, BadAnnotations
 from .from_caption_file import table_rows
@@ -225,29 +226,24 @@ def _image(picture: Any, key: str, name: str, image_folder: str | os.PathLike | 
 
 
 def _suffix(content: bytes, name: str) -> str:
-    from PIL import Image, UnidentifiedImageError
-
+    """By what the picture is, whatever it was called."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return f".{(image.format or 'png').lower()}"
-    except (UnidentifiedImageError, OSError) as error:
-        raise BadAnnotation(f"{name}: the image cannot be read ({error}); mend or drop it.") from error
+        with opened(content) as picture:
+            return ".jpg" if picture.format == "MPO" else f".{(picture.format or 'png').lower()}"
+    except PictureError as error:
+        raise BadAnnotation(f"{name}: {error}") from error
 
 
 def _size(image: str | None, name: str, image_folder: str | os.PathLike | None) -> tuple[int, int]:
-    from PIL import Image
-
+    """Of the upright picture, which is what its annotators saw."""
     if image is None or image_folder is None:
         raise ValueError(
             "boxes in pixels need the images' sizes. Give --image_column and --image_folder, or --box_format shares."
         )
     try:
-        with Image.open(Path(image_folder) / image) as opened:
-            return opened.size
-    except OSError as error:
-        raise BadAnnotation(
-            f"{name}: the image {image!r} cannot be read ({error}); correct --image_folder."
-        ) from error
+        return upright_size(Path(image_folder) / image)
+    except PictureError as error:
+        raise BadAnnotation(f"{name}: {error} Is --image_folder right?") from error
 
 
 def _objects(objects: Any, name: str) -> list[Mapping[str, Any]]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ...rows.extras import require
 from ...rows.files import Row, read_rows, replacing, write_rows
+from ...rows.images import open_image
 from ...rows.schema import images_of
 
 # Of CLIP ViT-B/32: crops and recompressions of a photograph mostly lie above, other photographs of the scene below
@@ -69,16 +70,7 @@ class ClipEncoder:
         return torch.nn.functional.normalize(embeddings.float(), dim=-1).cpu().numpy()
 
     def _open(self, name: str) -> Any:
-        from PIL import Image, UnidentifiedImageError
-
-        path = self.image_folder / name
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(
-                f"the image {path} cannot be read ({error}). Correct --image_folder or the file."
-            ) from error
+        return open_image(os.fspath(self.image_folder / name), "--image_folder")
 
 
 def image_duplicates(

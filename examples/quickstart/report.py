@@ -1,8 +1,6 @@
 """What the quickstart leaves to be read: a table for the terminal, and a page with pictures, answers and loss curves."""
 
-import base64
 import math
-import mimetypes
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import Any
 
 from ..reports.pages import page_template
 from ..reports.text import visible
+from ..rows.images import data_uri
 
 PAGE = Path(__file__).with_name("report.html")
 
@@ -120,7 +119,8 @@ def write_report(results: Mapping[str, Any], folder: Path, final: Path | None = 
         lead=_lead(results),
         margin=_margin(results),
         examples=examples,
-        description=description and {**description, "picture": _data_uri(folder / description["image"])},
+        description=description
+        and {**description, "picture": data_uri(folder / description["image"], "the description")},
         plots=_plots(results["curves"]),
         svg_width=SVG_WIDTH,
         left=LEFT,
@@ -228,12 +228,7 @@ def _shown_example(example: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         (key, COLUMNS[key][0] if key in COLUMNS else key, answer, answer == example["truth"])
         for key, answer in example["answers"].items()
     ]
-    return {**example, "answers": answers, "picture": _data_uri(folder / example["image"])}
-
-
-def _data_uri(path: Path) -> str:
-    kind = mimetypes.guess_type(path.name)[0] or "image/png"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return {**example, "answers": answers, "picture": data_uri(folder / example["image"], example["image"])}
 
 
 # ---- loss curves ----

@@ -26,6 +26,7 @@ LIGHT = (
     "transformers.utils",
     "transformers.dependency_versions",
     "transformers._typing",
+    "llavakit.processing.image_files",
     "llavakit.processing.image_inputs",
 )
 

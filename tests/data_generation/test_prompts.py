@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from llavakit.cli import main
 from llavakit.data_generation.answers.parsing import parse_answer
@@ -15,7 +16,6 @@ from llavakit.data_generation.answers.structured import parse_structured, verify
 from llavakit.data_generation.answers.structured_detail import MIN_CLAIMS, MIN_QA, MIN_WORDS
 from llavakit.data_generation.prompts import DATA_TYPES, TYPES
 from llavakit.data_generation.prompts.prompt import SHIPPED, load_prompt, prompts_hash
-from llavakit.endpoints.request import data_uri
 from llavakit.rows.extras import require
 
 CONTEXT: dict[str, Any] = {
@@ -93,16 +93,18 @@ def test_a_picture_goes_along_and_is_read_late(tmp_path: Path):
     prompt = load_prompt("vision_detail")
     request = prompt.request(CONTEXT, image_folder=tmp_path)
     assert request.image == str(tmp_path / "a" / "7.png")
-    with pytest.raises(ValueError, match="7.png cannot be read .*--image_folder"):
+    with pytest.raises(ValueError, match="7.png.* cannot be read .*there is no image"):
         request.chat_messages()
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "7.png").write_bytes(b"picture")
+    Image.new("RGB", (3, 2)).save(tmp_path / "a" / "7.png")
+    picture = (tmp_path / "a" / "7.png").read_bytes()
     part, text = request.chat_messages()[-1]["content"]
-    assert part["image_url"]["url"] == f"data:image/png;base64,{base64.b64encode(b'picture').decode()}"
+    assert part["image_url"]["url"] == f"data:image/png;base64,{base64.b64encode(picture).decode()}"
     assert text == {"type": "text", "text": f"Request: {request.question}"}
     assert str(tmp_path) in json.dumps(request.messages), "the request itself stays small"
-    with pytest.raises(ValueError, match="x.bmp is of a kind"):
-        data_uri("x.bmp")
+    (tmp_path / "a" / "7.png").write_text("<html>404 Not Found</html>")
+    with pytest.raises(ValueError, match="a page of HTML, not an image"):
+        request.chat_messages()
 
 
 def test_a_context_that_lacks_what_a_type_needs():

@@ -52,6 +52,15 @@ def test_a_bad_upload_is_refused_by_its_own_name(tmp_path: Path, what: str):
     assert "'holiday.jpg'" in str(caught.value) and str(tmp_path) not in str(caught.value)
 
 
+def test_a_phone_photograph_with_a_second_picture_behind_the_first_is_a_jpeg(tmp_path: Path):
+    other = Image.new("RGB", (60, 40), "blue")
+    (tmp_path / "upload").write_bytes(
+        encoded(Image.new("RGB", (60, 40), "red"), "MPO", save_all=True, append_images=[other])
+    )
+    picture = read_picture(tmp_path / "upload", "phone.jpg", UploadLimits())
+    assert picture.suffix == ".jpg" and picture.image.getpixel((9, 9))[0] > 250
+
+
 def test_an_upload_is_read_upright_and_kept_as_it_came(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter

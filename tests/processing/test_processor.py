@@ -130,15 +130,16 @@ def test_kinds_of_images(processor: LlavaProcessor, picture: Image.Image, tmp_pa
         assert processor.process_images([picture.convert(mode)])["pixel_values"].shape == expected.shape
 
 
-def test_images_are_not_turned_by_their_exif_tag(
+def test_images_are_turned_upright_by_their_exif_tag(
     processor: LlavaProcessor, picture: Image.Image, tmp_path: Path
 ) -> None:
-    """As the original reads them."""
+    """As training sees them; the original reads them as they lie."""
     exif = Image.Exif()
     exif[274] = 6
     picture.save(tmp_path / "turned.png", exif=exif)
     result = processor.process_images([tmp_path / "turned.png"])["pixel_values"]
-    torch.testing.assert_close(result, processor.process_images([picture])["pixel_values"], rtol=0, atol=0)
+    upright = processor.process_images([picture.transpose(Image.Transpose.ROTATE_270)])["pixel_values"]
+    torch.testing.assert_close(result, upright, rtol=0, atol=0)
 
 
 def test_unreadable_images(processor: LlavaProcessor, tmp_path: Path) -> None:

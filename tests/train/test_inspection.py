@@ -81,6 +81,7 @@ def one_of_each(tmp_path: Path, photo: str) -> Path:
     # Header and end are in place, so only who reads all of it can tell
     (tmp_path / "hollow.png").write_bytes(png_of(50, 40))
     (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "drawing.jpg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (tmp_path / "bomb.png").write_bytes(png_of(10_000, 10_000))
     question, answer = "what is it", "a cat"
     rows: list[object] = [
@@ -110,6 +111,7 @@ def one_of_each(tmp_path: Path, photo: str) -> Path:
         talk("no picture", 5, question, answer),
         text_row("half a character", "what \ud83d", answer),
         "a string",
+        talk("drawing", "drawing.jpg", question, answer),
     ]  # fmt: skip
     Image.new("RGB", (30, 30)).save(tmp_path / "same.png")
     path = tmp_path / "rows.json"
@@ -125,6 +127,7 @@ EXPECTED = {
     "image path": ["leaves", "url", "null"],
     "image missing": ["missing", "missing again"],
     "image unreadable": ["truncated", "hollow", "no image"],
+    "image format": ["drawing"],
     "image too large": ["bomb"],
     "too long": ["too long"],
 }
@@ -149,8 +152,8 @@ def test_every_kind_of_bad_row_is_found_and_counted(processor: LlavaProcessor, o
         k: len(v) for k, v in EXPECTED.items()
     }
     assert set(EXPECTED) | {"template", "nothing supervised"} == set(BAD_ROW_KINDS)
-    assert (found.num_rows, found.num_usable) == (24, 3)
-    assert found.image_faults == {"image missing": 1, "image unreadable": 3, "image too large": 1}
+    assert (found.num_rows, found.num_usable) == (25, 3)
+    assert found.image_faults == {"image missing": 1, "image unreadable": 3, "image format": 1, "image too large": 1}
     raw = raw_rows(one_of_each)
     for listing in found.unusable.values():
         for row in listing.rows:
@@ -329,7 +332,7 @@ def test_a_stream_is_read_a_few_rows_ahead_and_once(processor: LlavaProcessor, n
 
 def test_several_processes_find_the_same(processor: LlavaProcessor, one_of_each: Path):
     alone, shared = (comparable(inspected(one_of_each, processor, num_proc=number)) for number in (None, 2))
-    assert alone == shared and alone["num_rows"] == 24
+    assert alone == shared and alone["num_rows"] == 25
 
 
 def test_shown_rows_are_spread_over_the_usable_ones():
@@ -572,7 +575,7 @@ def test_the_command(tiny_llava: str, one_of_each: Path, tmp_path: Path):
     page = tmp_path / "pages" / "page.html"
     done = run(one_of_each, "--model", tiny_llava, "--max_length", 200, "--html", page, "--rows", 2, "--num_proc", 2)
     assert done.returncode == 1, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("21 of 24 rows cannot be used: fix them or train with --on_bad_row")
+    assert done.stdout.splitlines()[-1].startswith("22 of 25 rows cannot be used: fix them or train with --on_bad_row")
     assert "\x1b" not in done.stdout and "[[ a cat|</s>|]]" in done.stdout and "Warning" not in done.stderr
     assert len(Page(page.read_text(encoding="utf-8")).rows) == 2
     assert [file.name for file in page.parent.iterdir()] == ["page.html"]

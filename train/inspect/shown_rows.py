@@ -1,8 +1,6 @@
 """Rows to show: as the model reads them, and their pictures as the vision encoder gets them."""
 
-import base64
 import dataclasses
-import io
 import os
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from PIL import Image
 
 from ...processing import LlavaProcessor
-from ...rows.images import open_image, resolve_images
+from ...rows.images import encoded_uri, open_image, resolve_images
 from ...rows.schema import normalize_row, row_name
 from ..batching import IGNORE_INDEX
 from ..collator import LlavaCollator
@@ -78,7 +76,4 @@ def as_seen(image: Image.Image, processor: LlavaProcessor) -> str:
     if settings.do_rescale:
         pixels = pixels / settings.rescale_factor
     seen = Image.fromarray(pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
-    kind = "png" if max(seen.size) <= 64 else "jpeg"
-    buffer = io.BytesIO()
-    seen.save(buffer, kind, quality=85)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return encoded_uri(seen, "PNG" if max(seen.size) <= 64 else "JPEG", 85)

@@ -1,0 +1,57 @@
+"""What the collator trains on and what the saved checkpoint's own processor makes of the same file, pixel for pixel."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from llavakit import LlavaCollator
+
+from ..picture_files import FILES
+
+
+@pytest.mark.parametrize("shape", ["crop", "pad"])
+def test_training_and_the_saved_processor_see_the_same_pixels(tiny_llava: str, tmp_path: Path, shape: str) -> None:
+    trained = AutoProcessor.from_pretrained(tiny_llava, trust_remote_code=True)
+    trained.image_aspect_ratio = shape
+    trained.save_pretrained(tmp_path / "saved")
+    served = AutoProcessor.from_pretrained(tmp_path / "saved", trust_remote_code=True)
+    assert served.image_aspect_ratio == shape
+    collator = LlavaCollator(trained)
+    for number, (name, (content, _)) in enumerate(FILES.items()):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(content)
+        row = {
+            "images": [str(path)],
+            "messages": [{"role": "user", "content": "what"}, {"role": "assistant", "content": "a"}],
+        }
+        expected = collator([row])["pixel_values"]
+        for block in ({"path": str(path)}, {"image": content}):
+            talk = [{"role": "user", "content": [{"type": "image", **block}, {"type": "text", "text": "what"}]}]
+            seen = served.apply_chat_template(talk, tokenize=True, return_dict=True, return_tensors="pt")[
+                "pixel_values"
+            ]
+            assert torch.equal(seen, expected), f"{name}, given as {sorted(block)}"
+
+
+STRIP = """
+import sys, resource
+from PIL import Image
+from transformers import AutoProcessor
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+processor.process_images([Image.new("RGB", (30, 30))])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+shapes = {tuple(processor.process_images([Image.new("RGB", size)]).shape) for size in ((1, 30_000), (200_000, 2))}
+assert shapes == {(1, 3, 28, 28)}, shapes
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_strip_takes_no_more_memory_than_a_photograph(tiny_llava: str) -> None:
+    """Resized whole to a shorter side of 28, the first would have 23 million pixels, and as floats take 300 MB."""
+    done = subprocess.run([sys.executable, "-c", STRIP, tiny_llava], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) < 40, "MiB"
