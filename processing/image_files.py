@@ -58,12 +58,15 @@ def opened(image: Any, formats: tuple[str, ...] | None = None) -> Iterator[Image
 def describe(image: Any) -> str:
     """What an error calls a picture: its path, or what is known of it."""
     if isinstance(image, Mapping):
-        return describe(image["bytes"]) if not image.get("path") else repr(image["path"])
+        return describe(image.get("path") or image["bytes"])
     if isinstance(image, Image.Image):
-        return repr(getattr(image, "filename", "") or f"in memory ({image.mode}, {image.size[0]} x {image.size[1]})")
-    if isinstance(image, bytes):
+        path = getattr(image, "filename", "")
+        return describe(path) if path else f"in memory ({image.mode}, {image.size[0]} x {image.size[1]})"
+    if isinstance(image, bytes | bytearray):
         return f"of {len(image)} bytes"
-    return repr(os.fspath(image)) if len(os.fspath(image)) <= 200 else f"{os.fspath(image)[:60]!r}..."
+    path = str(os.fspath(image))
+    path = path if len(path) <= 300 else f"{path[:60]}..."
+    return path if path.isprintable() else repr(path)
 
 
 def too_large(what: str, size: tuple[int, int], most: int = MAX_IMAGE_PIXELS) -> PictureError:
