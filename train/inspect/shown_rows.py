@@ -11,7 +11,6 @@ from PIL import Image
 from ...processing import LlavaProcessor
 from ...rows.images import encoded_uri, open_image, resolve_images
 from ...rows.schema import normalize_row, row_name
-from ..batching import IGNORE_INDEX
 from ..collator import LlavaCollator
 from .findings import ShownRow
 from .tokens import tokens_of
@@ -45,24 +44,24 @@ class Spread:
 def shown_row(index: int, raw: Any, collator: LlavaCollator, image_folder: str | os.PathLike | None) -> ShownRow:
     processor = collator.processor
     row, name = normalize_row(raw, index), row_name(raw, index)
-    ids, labels, num_images = collator.encode(row, name)
-    whole, _, _ = dataclasses.replace(collator, max_length=None).encode(row, name)
-    learnt = labels != IGNORE_INDEX
-    states = ["supervised" if flag else "read" for flag in learnt.tolist()]
-    if torch.equal(whole[: len(ids)], ids):  # else the template writes a shorter conversation otherwise
-        ids_shown, states = whole.tolist(), states + ["cut"] * (len(whole) - len(ids))
-    else:
-        ids_shown = ids.tolist()
-    images = resolve_images(row["images"], image_folder, name)[: min(num_images, THUMBNAILS)]
+    images = [open_image(image, name) for image in resolve_images(row["images"], image_folder, name)]
+    sizes = [image.size for image in images]
+    encoded = collator.tokenize(row, name, sizes)
+    shown = whole = dataclasses.replace(collator, max_length=None).tokenize(row, name, sizes)
+    states = ["supervised" if flag else "read" for flag in encoded.assistant_mask]
+    if whole.input_ids[: len(encoded)] == encoded.input_ids:
+        states += ["cut"] * (len(whole) - len(encoded))
+    else:  # the template writes a shorter conversation otherwise
+        shown = encoded
     return ShownRow(
         index=index,
         id=row["id"],
-        tokens=tokens_of(ids_shown, states, processor),
-        length=len(ids),
+        tokens=tokens_of(shown.input_ids, states, processor, shown.tokens_of_image),
+        length=len(encoded),
         full_length=len(whole),
-        supervised=int(learnt.sum()),
-        num_images=num_images,
-        thumbnails=[as_seen(open_image(image, name), processor) for image in images],
+        supervised=sum(encoded.assistant_mask),
+        num_images=encoded.num_images,
+        thumbnails=[as_seen(image, processor) for image in images[: min(encoded.num_images, THUMBNAILS)]],
     )
 
 

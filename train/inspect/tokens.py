@@ -10,8 +10,11 @@ from ...processing import LlavaProcessor
 from .findings import ShownToken
 
 
-def tokens_of(ids: list[int], states: list[str], processor: LlavaProcessor) -> list[ShownToken]:
+def tokens_of(
+    ids: list[int], states: list[str], processor: LlavaProcessor, tokens_of_image: list[int]
+) -> list[ShownToken]:
     """Token ids as what they stand for, each image one entry."""
+    runs = iter(tokens_of_image)
     tokenizer = processor.tokenizer
     added = tokenizer.added_tokens_decoder
     pieces = tokenizer.convert_ids_to_tokens(ids)
@@ -26,7 +29,7 @@ def tokens_of(ids: list[int], states: list[str], processor: LlavaProcessor) -> l
                 image_left -= 1
                 tokens[-1].count += 1
                 continue
-            image_left = processor.num_image_tokens - 1
+            image_left = next(runs) - 1
             token.text, token.kind = "image", "image"
             characters.end()
         elif token_id in added and piece.strip():
