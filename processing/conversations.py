@@ -245,10 +245,10 @@ class ConversationProcessor(ProcessorMixin):
         given, return_tensors = call.pop("images", None), call.pop("return_tensors", return_tensors)
         if given is not None:
             # As transformers allows: images apart from the messages, for blocks that carry none.
-            samples = [
-                (messages, list(images))
-                for (messages, _), images in zip(samples, given if batched else [given], strict=True)
-            ]
+            given = [list(images) for images in (given if batched else [given])]
+            for index, ((_, blocks), images) in enumerate(zip(samples, given, strict=True)):
+                _check_number_of_images(index, len(blocks), len(images))
+            samples = [(messages, images) for (messages, _), images in zip(samples, given, strict=True)]
         tensors = None if return_tensors == "auto" else return_tensors
         call = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **call)
         text_options = call["text_kwargs"]
@@ -276,13 +276,17 @@ class ConversationProcessor(ProcessorMixin):
         for index, (messages, sample_images) in enumerate(samples):
             encoded = self._encode(messages, self._tokens_of_images(sample_images), template, limit, **options)
             loaded = [image for image in sample_images if image is not None][: encoded.num_images]
-            if len(loaded) != encoded.num_images:
-                raise ValueError(
-                    f"Sample {index} has {encoded.num_images} image blocks and {len(loaded)} images: give each block "
-                    'its image, {"type": "image", "image": ...}.'
-                )
+            _check_number_of_images(index, encoded.num_images, len(loaded))
             if with_mask and not any(encoded.assistant_mask):
                 raise ValueError(f"Sample {index} has nothing to learn: it holds no assistant message.")
             rows.append(encoded)
             images += loaded
         return rows, images
+
+
+def _check_number_of_images(sample: int, num_blocks: int, num_images: int) -> None:
+    if num_blocks != num_images:
+        raise ValueError(
+            f"Sample {sample} has {num_blocks} image blocks and {num_images} images: give each block its image, "
+            '{"type": "image", "image": ...}.'
+        )

@@ -380,6 +380,9 @@ def test_images_beside_the_messages(processor: LlavaProcessor, picture: Any) -> 
         row, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"images": [picture]}
     )
     assert batch["pixel_values"].shape == (1, 3, 28, 28)
+    for images in ([], [picture] * 2):
+        with pytest.raises(ValueError, match=f"Sample 0 has 1 image blocks and {len(images)} images"):
+            processor.apply_chat_template(row, tokenize=True, processor_kwargs={"images": images})
 
 
 # ------------------------------------------------------------------------------------------------ texts
