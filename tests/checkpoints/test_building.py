@@ -10,6 +10,8 @@ from transformers import AutoProcessor
 from llavakit import LlavaForConditionalGeneration
 from llavakit.cli import main
 
+from ..cpu_training import CPU_FLAGS
+
 TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'assistant' %}A:{% generation %}{{ message.content + eos_token }}"
     "{% endgeneration %}{% else %}Q:{{ message.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
@@ -70,11 +72,7 @@ def test_a_template_in_a_file_is_read_by_every_verb(
         + [
             "--chat_template",
             str(file),
-            "--use_cpu",
-            "--bf16",
-            "false",
-            "--report_to",
-            "none",
+            *CPU_FLAGS,
             "--save_strategy",
             "no",
         ]

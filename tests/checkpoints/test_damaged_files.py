@@ -19,6 +19,8 @@ from llavakit.checkpoints.damage import find_damage
 from llavakit.checkpoints.loading import DamagedFile, load_config, load_model, load_processor
 from llavakit.cli import main
 
+from ..cpu_training import CPU_SETTINGS
+
 
 class Payload:
     """What an attacker would put into a `.bin`."""
@@ -177,7 +179,7 @@ def test_inspect_and_sft_name_the_file(copied: Path, capsys: pytest.CaptureFixtu
     (copied / "rows.json").write_text(json.dumps([{"id": "1", "conversations": turns}]))
     expected = cut_short(copied / "llava")
     with pytest.raises(DamagedFile, match=expected):
-        LlavaSFTTrainer(str(copied / "llava"), LlavaSFTConfig(str(copied / "out"), use_cpu=True, bf16=False))
+        LlavaSFTTrainer(str(copied / "llava"), LlavaSFTConfig(str(copied / "out"), **CPU_SETTINGS))
     expected = nested_config(copied / "llava")
     assert main(["inspect", str(copied / "rows.json"), "--model", str(copied / "llava")]) == 1
     assert "config.json: it is nested deeper" in capsys.readouterr().err

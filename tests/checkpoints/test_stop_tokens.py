@@ -11,6 +11,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 from llavakit.checkpoints.building import build_llava, save_llava
 from llavakit.train import LlavaSFTConfig, LlavaSFTTrainer
 
+from ..cpu_training import CPU_SETTINGS
+
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 STOPS = {"chatml": "<|im_end|>", "phi3": "<|end|>"}
 OWN = (
@@ -102,9 +104,7 @@ def test_a_template_changed_for_training(backbones: tuple[str, str], tmp_path: P
         model,
         LlavaSFTConfig(
             str(tmp_path),
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
+            **CPU_SETTINGS,
             max_steps=1,
             save_strategy="no",
             assistant_only_loss=True,  # trl alone would refuse a template without generation blocks

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from llavakit import load_conversations
 from llavakit.cli import main
 
+from ..cpu_training import CPU_FLAGS
 from ..servers.chat_server import ChatServer, completion
 from ..servers.prompted_teacher import FAULTS, answer, fault_of, type_of
 
@@ -30,7 +31,7 @@ TRAINING = [
     "--learning_rate",
     "1e-2",
 ]
-TRAINING += ["--bf16", "false", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true", "--num_processes", "1"]
+TRAINING += [*CPU_FLAGS, "--num_processes", "1"]
 TRAINING += ["--gradient_checkpointing", "false"]
 
 Row = dict[str, Any]

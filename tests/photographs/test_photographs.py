@@ -18,8 +18,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import llavakit  # noqa: F401  registers the model with the Auto classes
 
+from ..cpu_training import CPU_FLAGS
+
 TRAINING = ["--per_device_train_batch_size", "10", "--lr_scheduler_type", "cosine", "--warmup_steps", "0.03"]
-TRAINING += ["--bf16", "false", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true", "--save_strategy", "no"]
+TRAINING += [*CPU_FLAGS, "--save_strategy", "no"]
 TRAINING += ["--gradient_checkpointing", "false", "--weight_decay", "0", "--num_processes", "1"]
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from llavakit import LlavaCollator, LlavaSFTConfig, LlavaSFTTrainer, load_conversations
 from llavakit.rows.schema import BadRow
 
+from ..cpu_training import CPU_FLAGS, CPU_SETTINGS
+
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,8 +24,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config(folder: Path, **changes) -> LlavaSFTConfig:
     settings = {"per_device_train_batch_size": 1, "max_steps": 12, "learning_rate": 1e-2, "logging_steps": 1}
-    settings |= {"save_strategy": "no", "bf16": False, "use_cpu": True, "report_to": "none", "max_length": 512}
-    settings |= {"gradient_checkpointing": False, "disable_tqdm": True, "on_bad_row": "skip"}
+    settings |= {"save_strategy": "no", "max_length": 512, "gradient_checkpointing": False, **CPU_SETTINGS}
+    settings |= {"on_bad_row": "skip"}
     return LlavaSFTConfig(str(folder), **{**settings, **changes})
 
 
@@ -134,7 +136,7 @@ def test_two_processes_with_bad_rows_in_one(tiny_llava: str, rows_file: Path, tm
     command += ["--module", "llavakit.train.sft"]
     command += ["--ddp_backend", "gloo", "--model_name_or_path", tiny_llava, "--dataset_name", str(rows_file)]
     command += ["--num_train_epochs", "3", "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "2"]
-    command += ["--on_bad_row", "skip", "--bf16", "false", "--use_cpu", "--report_to", "none", "--logging_steps", "1"]
+    command += ["--on_bad_row", "skip", *CPU_FLAGS, "--logging_steps", "1"]
     command += ["--max_length", "512", "--save_strategy", "epoch", "--output_dir", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-4000:]

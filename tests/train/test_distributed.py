@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from llavakit.train import sft
 
+from ..cpu_training import CPU_FLAGS
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["align", "instruct"])
@@ -34,7 +36,7 @@ def test_text_only_batches_in_two_processes(tiny_llava: str, rows_file: Path, tm
     command += ["--ddp_backend", "gloo", "--model_name_or_path", tiny_llava, "--dataset_name"]
     command += [str(rows_file), "--stage", stage, "--output_dir", str(tmp_path / "out"), "--num_train_epochs", "2"]
     command += ["--per_device_train_batch_size", "1", "--learning_rate", "1e-3", "--save_strategy", "steps"]
-    command += ["--save_steps", "4", "--bf16", "false", "--use_cpu", "--report_to", "none", "--logging_steps", "1"]
+    command += ["--save_steps", "4", *CPU_FLAGS, "--logging_steps", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-4000:]
     names = sorted(folder.name for folder in (tmp_path / "out").glob("checkpoint-*"))

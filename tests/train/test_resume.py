@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ..cpu_training import CPU_FLAGS
+
 STEPS = 40
 KILLS = 5
 
@@ -21,17 +23,7 @@ def start(model: str, rows: Path, output_dir: Path, stage: str, log: Path) -> su
     command += ["--stage", stage, "--output_dir", str(output_dir), "--resume_from_checkpoint", "true"]
     command += ["--max_steps", str(STEPS), "--save_strategy", "steps", "--save_steps", "3", "--save_total_limit", "2"]
     command += ["--per_device_train_batch_size", "2", "--learning_rate", "1e-3", "--logging_steps", "1"]
-    command += [
-        "--bf16",
-        "false",
-        "--use_cpu",
-        "--report_to",
-        "none",
-        "--disable_tqdm",
-        "true",
-        "--num_processes",
-        "1",
-    ]
+    command += [*CPU_FLAGS, "--num_processes", "1"]
     if stage == "instruct":
         command += ["--group_by_modality_length", "true"]
     # A session of its own, so that the launcher and the training process die together

@@ -20,9 +20,11 @@ from transformers import AutoProcessor
 from llavakit import LlavaCollator, LlavaSFTConfig, LlavaSFTTrainer, load_conversations
 from llavakit.train.samples import Samples, prepare_samples, with_samples
 
+from ..cpu_training import CPU_FLAGS, CPU_SETTINGS
+
 COUNTING = Path(__file__).with_name("counting.py")
-FLAGS = ["--per_device_train_batch_size", "2", "--learning_rate", "1e-3", "--max_length", "512", "--bf16", "false"]
-FLAGS += ["--use_cpu", "--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "1"]
+FLAGS = ["--per_device_train_batch_size", "2", "--learning_rate", "1e-3", "--max_length", "512", *CPU_FLAGS]
+FLAGS += ["--logging_steps", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +71,7 @@ def chunks(cache: Path) -> list[Path]:
 
 def config(folder: Path, **changes) -> LlavaSFTConfig:
     settings = {"per_device_train_batch_size": 2, "max_steps": 4, "learning_rate": 1e-2, "logging_steps": 1}
-    settings |= {"save_strategy": "no", "bf16": False, "use_cpu": True, "report_to": "none", "max_length": 512}
-    settings |= {"gradient_checkpointing": False, "disable_tqdm": True}
+    settings |= {"save_strategy": "no", "max_length": 512, "gradient_checkpointing": False, **CPU_SETTINGS}
     return LlavaSFTConfig(str(folder), **{**settings, **changes})
 
 

@@ -21,6 +21,8 @@ from llavakit.rows.schema import BadRow
 from llavakit.train.sft_trainer import NonFiniteLoss
 from llavakit.train.stages import part_of
 
+from ..cpu_training import CPU_FLAGS, CPU_SETTINGS
+
 
 def config(folder: Path, **changes) -> LlavaSFTConfig:
     settings = {
@@ -30,12 +32,9 @@ def config(folder: Path, **changes) -> LlavaSFTConfig:
         "learning_rate": 1e-2,
         "logging_steps": 1,
         "save_strategy": "no",
-        "bf16": False,
-        "use_cpu": True,
-        "report_to": "none",
         "max_length": 512,
         "gradient_checkpointing": False,
-        "disable_tqdm": True,
+        **CPU_SETTINGS,
     }
     return LlavaSFTConfig(**{**settings, **changes})
 
@@ -78,7 +77,7 @@ def test_supervised_token_rate_and_learning_rates_are_logged(tiny_llava: str, ro
 
 def test_a_stock_config_is_taken(tiny_llava: str, rows_file: Path, tmp_path: Path):
     """trl's trainer replaced by ours, and nothing else."""
-    args = SFTConfig(str(tmp_path / "out"), max_steps=1, bf16=False, use_cpu=True, report_to="none", disable_tqdm=True)
+    args = SFTConfig(str(tmp_path / "out"), max_steps=1, **CPU_SETTINGS)
     trainer = LlavaSFTTrainer(tiny_llava, args, train_dataset=load_conversations(rows_file))
     trainer.train()
     assert trainer.args.stage == "instruct" and trainer.state.global_step == 1
@@ -299,17 +298,7 @@ def test_settings_are_checked(tmp_path: Path):
 
 def test_the_command_trains_both_stages(tiny_llava: str, rows_file: Path, tmp_path: Path):
     """`llavakit sft` as a process of its own, through accelerate, one stage after the other."""
-    common = [
-        "--per_device_train_batch_size",
-        "2",
-        "--max_steps",
-        "2",
-        "--bf16",
-        "false",
-        "--use_cpu",
-        "--report_to",
-        "none",
-    ]
+    common = ["--per_device_train_batch_size", "2", "--max_steps", "2", *CPU_FLAGS]
     model = tiny_llava
     for stage in ("align", "instruct"):
         settings = tmp_path / f"{stage}.yaml"

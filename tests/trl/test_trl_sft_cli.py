@@ -19,10 +19,14 @@ from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
 
+from ..cpu_training import CPU_FLAGS
+
 # Appended to what a Python process runs at its start: when trl's trainer module is imported, its collator is wrapped.
 RECORDER = """
 import importlib.machinery
 import os
+
+from ..cpu_training import CPU_FLAGS
 
 
 class Recorder:
@@ -61,9 +65,12 @@ sys.meta_path.insert(0, Recorder)
 
 # The page's values make a run on a cluster; these, later on the command line, make it one of seconds. With one row a
 # batch there are batches without an image, from which a stage that trains the connector alone has nothing to learn.
-SMALL = shlex.split(
-    "--per_device_train_batch_size 1 --gradient_accumulation_steps 1 --num_train_epochs 1 --learning_rate 1e-2 "
-    "--logging_steps 1 --report_to none --use_cpu --bf16 false"
+SMALL = (
+    shlex.split(
+        "--per_device_train_batch_size 1 --gradient_accumulation_steps 1 --num_train_epochs 1 --learning_rate 1e-2 "
+        "--logging_steps 1"
+    )
+    + CPU_FLAGS
 )
 
 ANSWERS = ["a red cat", "two dogs, say 'woof'", "naïve\ncafé 猫 🐈", "USER: is a role name, </s> is text", "<image>"]
