@@ -1,4 +1,5 @@
-"""Reading and writing rows: JSON lists, JSON lines and parquet, by the file's suffix; never a half-written file."""
+"""Reading and writing rows: JSON lists, JSON lines, parquet, and tables in CSV, by the file's suffix; never a half-written
+file."""
 
 import contextlib
 import itertools
@@ -7,6 +8,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from .csv_files import csv_rows
+from .text_files import lines_of, parse_json, read_json
 
 Row = dict[str, Any]
 
@@ -21,52 +25,70 @@ def read_rows(path: str | os.PathLike) -> Iterator[Row]:
         The rows as dicts, in the file's order. An empty line of a `.jsonl` is no row.
 
     Raises:
-        ValueError: An unknown suffix, or a line or element that is no JSON object; the message names it.
+        ValueError: An unknown suffix, a damaged file, or a line or element that is no JSON object; the message names
+            file, line and remedy.
         OSError: The file cannot be read.
+    """
+    for name, row in named_values(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{name}: a JSON {type(row).__name__} where an object is expected.")
+        yield row
+
+
+def read_table(path: str | os.PathLike) -> Iterator[tuple[str, Row]]:
+    """As `read_rows`, of CSV files too (where every value is text), each row with a name for it.
+
+    Raises:
+        ValueError: As `read_rows`, or a table that is broken; see `csv_rows`.
+    """
+    path = Path(path)
+    if path.suffix == ".csv":
+        yield from ((f"{path}, line {number}", row) for number, row in csv_rows(path))
+    elif path.suffix in SUFFIXES:
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(read_rows(path), start=1))
+    else:
+        raise ValueError(f"{str(path)!r} ends in {path.suffix!r}; it must end in one of {('.csv', *SUFFIXES)}.")
+
+
+def named_values(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
+    """Whatever stands where a file of rows has rows, each with a name for it.
+
+    Raises:
+        ValueError: An unknown suffix or a damaged file; the message names file, line and remedy.
     """
     path = Path(path)
     match check_suffix(path):
         case ".jsonl":
             yield from _json_lines(path)
         case ".json":
-            yield from _json_list(path)
+            rows = read_json(path, "Complete it; one object a line is a .jsonl file.")
+            if not isinstance(rows, list):
+                raise ValueError(f"{path} holds a JSON {type(rows).__name__}; it must be a list of rows (objects).")
+            yield from ((f"{path}, element {number}", row) for number, row in enumerate(rows))
         case ".parquet":
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(path) as file:
-                for group in file.iter_batches(PARQUET_ROWS):
-                    yield from group.to_pylist()
+            yield from ((f"{path}, row {number}", row) for number, row in enumerate(_parquet(path)))
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: not JSON ({error}). Correct the line or delete it."
-                ) from error
-            yield _object(row, f"{path}, line {number}")
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in lines_of(path):
+        if line.strip():
+            name = f"{path}, line {number}"
+            yield name, parse_json(line, name, "Correct the line or delete it.")
 
 
-def _json_list(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(rows, list):
-        raise ValueError(f"{path} holds a JSON {type(rows).__name__}; it must be a list of objects.")
-    for number, row in enumerate(rows):
-        yield _object(row, f"{path}, element {number}")
-
-
-def _object(row: Any, name: str) -> Row:
-    if not isinstance(row, dict):
-        raise ValueError(f"{name}: a JSON {type(row).__name__} where an object is expected.")
-    return row
+        with pq.ParquetFile(path) as file:
+            for group in file.iter_batches(PARQUET_ROWS):
+                yield from group.to_pylist()
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is no whole parquet file ({reason}). Write or download it anew.") from error
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> int:
@@ -104,15 +126,34 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 def _write_json(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     content = list(rows)
+    for number, row in enumerate(content):
+        _text(row, f"row {number}")
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     return len(content)
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    """A row as JSON.
+
+    Raises:
+        ValueError: It holds half a character, which no text file can.
+    """
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} (id {row.get('id')!r}) holds {text[error.start]!r}, half of a character. Write its text anew, or drop "
+            "the row."
+        ) from error
+    return text
 
 
 def _write_lines(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as lines:
         for row in rows:
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            lines.write(_text(row, f"row {count}") + "\n")
             count += 1
     return count
 
@@ -139,7 +180,7 @@ def _write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
 def _groups(path: Path) -> Iterator[Any]:
     import pyarrow as pa
 
-    rows = _json_lines(path)
+    rows = (row for _, row in _json_lines(path))
     while group := list(itertools.islice(rows, PARQUET_ROWS)):
         columns = list(dict.fromkeys(name for row in group for name in row))
         yield pa.table({name: [row.get(name) for row in group] for name in columns})

@@ -1,7 +1,5 @@
 """Reading rows of either format, from a file, a folder or the Hub, into a `datasets` data set of one form."""
 
-import itertools
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow.parquet
 from datasets import Dataset, Features, IterableDataset, List, Value
 
+from .files import named_values
 from .images import resolve_images
 from .schema import BadRow, Row, normalize_row, row_name
 from .splits import check_file, files_of_split, split_of
@@ -235,30 +233,7 @@ def _rows_of_list(rows: Iterable[Mapping[str, Any]], image_folder: str | None, o
 
 
 def _rows_in(files: list[Path]) -> Iterator[Any]:
-    return itertools.chain.from_iterable(_read_file(file) for file in files)
-
-
-def _read_file(file: Path) -> Iterator[Any]:
-    if file.suffix == ".parquet":
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256):
-            yield from batch.to_pylist()
-        return
-    with file.open(encoding="utf-8") as lines:
-        if file.suffix == ".json":
-            try:
-                rows = json.load(lines)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file} is not JSON ({error}). One object a line is a .jsonl file.") from error
-            if not isinstance(rows, list):
-                raise ValueError(f"{file} holds a {type(rows).__name__}; it must be a list of rows.")
-            yield from rows
-            return
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{file}, line {number} is not JSON ({error}).") from error
+    return (row for file in files for _, row in named_values(file))
 
 
 def _from_dataset(

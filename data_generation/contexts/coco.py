@@ -3,14 +3,13 @@
 They are read here, not by `pycocotools`: that keeps the last of two equal ids, and looks at no box.
 """
 
-import json
 import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from ...rows.text_files import read_json
 from ..ids import UniqueIds, image_id
 from .bad_annotations import BadAnnotation, BadAnnotations
 from .schema import box_from_pixels, check_caption, corners_of
@@ -128,14 +127,12 @@ def _of_different_names(
 
 
 def _read(path: str | os.PathLike, kind: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        # Outlines are most of an instances file, and are not needed
-        content = json.loads(
-            Path(path).read_text(encoding="utf-8"),
-            object_pairs_hook=lambda pairs: {key: value for key, value in pairs if key != "segmentation"},
-        )
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}). Is the file complete? Download or write it again.") from error
+    # Outlines are most of an instances file, and are not needed
+    content = read_json(
+        path,
+        "Is the file complete? Download or write it again.",
+        hook=lambda pairs: {key: value for key, value in pairs if key != "segmentation"},
+    )
     if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in keys):
         raise ValueError(
             f"{path} is not a COCO file: it must be an object with the lists {keys}, or it is not a COCO {kind} file."

@@ -1,12 +1,11 @@
 """A folder of images, captioned in a table beside them (JSON lines or CSV), to contexts."""
 
-import csv
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...rows.files import SUFFIXES, read_rows
+from ...rows.files import read_table
 from ..ids import UniqueIds
 from .bad_annotations import BadAnnotation, BadAnnotations
 from .schema import Context, check_caption, finished
@@ -53,28 +52,10 @@ def contexts_from_caption_file(
 
 def _rows(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each row with a name for it."""
-    for number, (name, row) in enumerate(table_rows(path)):
+    for number, (name, row) in enumerate(read_table(path)):
         if number == 0:
             _check_columns(row, columns, path)
         yield name, row
-
-
-def table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each row of a table with a name for it; cells as they are written there.
-
-    Raises:
-        ValueError: An unknown suffix, or a file of another form.
-    """
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            for row in table:
-                yield f"{path}, line {table.line_num}", row
-    elif path.suffix in SUFFIXES:
-        for number, row in enumerate(read_rows(path), start=1):
-            yield f"{path}, row {number}", row
-    else:
-        raise ValueError(f"{str(path)!r} ends in {path.suffix!r}; it must end in one of {('.csv', *SUFFIXES)}.")
 
 
 def _check_columns(found: Any, columns: tuple[str, str], path: Path) -> None:

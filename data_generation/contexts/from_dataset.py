@@ -8,9 +8,9 @@ from typing import Any
 
 from ...processing.image_files import PictureError, opened
 from ...processing.image_inputs import upright_size
+from ...rows.files import read_table
 from ..ids import UniqueIds, image_id
 from .bad_annotations import BadAnnotation, BadAnnotations
-from .from_caption_file import table_rows
 from .from_images import pictures_in
 from .schema import Context, box_from_pixels, check_box, check_caption, check_category, corners_of, finished
 
@@ -92,7 +92,7 @@ class _Rows:
     features: None = None
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (row for _, row in table_rows(self.path))
+        return (row for _, row in read_table(self.path))
 
 
 def contexts_from_dataset(

@@ -5,7 +5,6 @@ the shipped list has some 1,800 terms, COCO's categories with their synonyms amo
 """
 
 import functools
-import json
 import os
 import re
 from collections import defaultdict
@@ -13,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...rows.text_files import read_json
 from ..plurals import singular
 
 SHIPPED = Path(__file__).with_name("object_words.json")
@@ -165,10 +165,7 @@ def _read(path: Path) -> dict:
         "not_judged": str,
         "other": str,
     }
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
+    content = read_json(path)
     wrong = [
         key for key, kind in kinds.items() if not isinstance(content, dict) or not isinstance(content.get(key), kind)
     ]

@@ -14,6 +14,7 @@ from huggingface_hub import DatasetCardData
 
 from ...rows.files import read_rows, replacing
 from ...rows.schema import images_of
+from ...rows.text_files import read_json
 
 # The Hub's classes of size: upper end -> name
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
@@ -170,10 +171,7 @@ def _cell(value: Any) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__} where an object is expected.")
     return content

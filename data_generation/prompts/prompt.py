@@ -22,6 +22,7 @@ from typing import Any
 
 from ...endpoints.request import Message, Request
 from ...rows.registry import check_choice
+from ...rows.text_files import parse_json, read_text
 from ..answers.structured import answer_format
 from ..contexts.schema import check_context
 from . import DATA_TYPES
@@ -176,10 +177,7 @@ def _example(path: Path, sees: Iterable[str]) -> tuple[str, str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
+    content = parse_json(_text(path), str(path), "Write it anew, or take the shipped one.")
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}; it must be an object.")
     return content
@@ -187,7 +185,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = read_text(path).strip()
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read ({error.strerror}). `llavakit data prompts -o DIR` writes a whole set to edit."

@@ -1,12 +1,11 @@
 """What the converters of academic data sets share: the answer-format prompts, reading, and rows of merged exchanges."""
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from ...rows.text_files import read_json
 from ..ids import UniqueIds, image_id
 
 Row = dict[str, Any]
@@ -102,10 +101,7 @@ def read_official(path: str | os.PathLike, kind: type, expected: str, key: str |
     Raises:
         ValueError: Not JSON, or not the `list` or `dict` that the data set's file has there.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
+    content = read_json(path, "Is the file complete? Download it again.")
     if key is not None:
         content = content.get(key) if isinstance(content, dict) else None
     if not isinstance(content, kind):

@@ -4,11 +4,11 @@ Reads the official `problems.json` (arXiv:2209.09513). Section 5.2 of arXiv:2304
 conversation of one turn, and the answer follows the reasoning (the lecture and the solution).
 """
 
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from ...rows.text_files import read_json
 
 OPTION_LETTERS = "ABCDEFGHIJ"
 ANSWER_ORDERS = ("reasoning_first", "answer_first")
@@ -33,7 +33,7 @@ def scienceqa_rows(
     """
     if answer_order not in ANSWER_ORDERS:
         raise ValueError(f"answer_order={answer_order!r} is unknown; choose one of {ANSWER_ORDERS}.")
-    content = json.loads(Path(problems).read_text(encoding="utf-8"))
+    content = read_json(problems, "Is the file complete? Download it again.")
     if not isinstance(content, dict):
         raise ValueError(f"{problems} is not ScienceQA's problems.json: it must be an object of id -> problem.")
     splits = ("train", "val") if split == "trainval" else (split,)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...rows.text_files import parse_json, read_json, read_text
+
 
 @dataclass(frozen=True)
 class Reviewed:
@@ -94,13 +96,13 @@ def json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     Raises:
         ValueError: The file is none of these; the message names the line or element.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     if text.lstrip().startswith("["):
         rows = list(enumerate(json_content(path), start=1))
     else:
         try:
             rows = [(1, json.loads(text))]
-        except ValueError:  # more than one object, or broken: the line will say
+        except (ValueError, RecursionError):  # more than one object, or broken: the line will say
             rows = list(_lines(text, path))
     for number, row in rows:
         if not isinstance(row, dict):
@@ -112,12 +114,7 @@ def _lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     # Not splitlines: that also cuts at characters that JSON leaves as they are inside a string
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"{path}, line {number}: not JSON ({error}). Correct the line or delete it."
-                ) from error
+            yield number, parse_json(line, f"{path}, line {number}", "Correct the line or delete it.")
 
 
 def _is_text(value: Any) -> bool:
@@ -130,10 +127,7 @@ def json_content(path: Path) -> Any:
     Raises:
         ValueError: It is not JSON.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
+    return read_json(path, "Is the file complete? Write or download it again.")
 
 
 def files_of(paths: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:

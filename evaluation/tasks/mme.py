@@ -13,6 +13,7 @@ from typing import Any
 
 from ...rows.answer_formats import SHORT_ANSWER
 from ...rows.files import read_rows
+from ...rows.text_files import read_text
 from ..reading.answers import Answers, answer_rows, files_of, first_field, first_id, refuse_duplicates, yes_or_no
 from ..task import Example, Graded, Statistics, Task, count_of
 
@@ -146,7 +147,7 @@ def _release_lines(folder: Path) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def _tab_parted(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield number, line.rstrip("\r").split("\t")
 

@@ -373,7 +373,7 @@ def test_pictures_that_cannot_be_shown_are_said(desk: Path, capsys: pytest.Captu
     [
         (lambda path: write_rows([{"id": 1, "question": "?"}], path), "row 1 has none of 'conversations'"),
         (lambda path: path.write_text(""), "no rows to show"),
-        (lambda path: path.write_text("{oh"), "line 1: not JSON"),
+        (lambda path: path.write_text("{oh"), "line 1 is not JSON"),
         (lambda path: path.mkdir(), "no journal.jsonl"),
         (lambda path: None, "No such file"),
     ],

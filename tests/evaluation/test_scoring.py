@@ -95,7 +95,7 @@ def test_a_row_without_question_id_is_no_object_of_texts_by_id(tmp_path: Path) -
     [
         ('{"question_id": 1}\n{"question_id": 2}', r"answer 1: a row needs one of the fields \['text'\]"),
         ('{"text": "a"}\n{"text": "b"}', r"answer 1: .*\['question_id', 'id'\]"),
-        ('{"question_id": 1, "text": "a"}\n{"quest', "line 2: not JSON"),
+        ('{"question_id": 1, "text": "a"}\n{"quest', "line 2 is not JSON"),
         ("[1, 2]", "row 1: a JSON int"),
     ],
 )
