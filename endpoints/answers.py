@@ -85,14 +85,14 @@ def read_completion(completion: Completion) -> Reading:
     if ended in FILTERED:
         return Reading(Outcome.REFUSED, completion.text or "", "the endpoint's content filter stopped the answer")
     reasoning, text = split_reasoning(completion.text or "")
-    reasoned = bool(reasoning.strip() or completion.reasoning.strip())
+    text, reasoned = text.strip(), bool(reasoning.strip() or completion.reasoning.strip())
     if ended in BROKEN:
         return Reading(Outcome.UNUSABLE, text, _unfinished(completion.finish_reason), Again.SAME)
     if ended in CUT:
         return _cut(text, reasoned)
     if ended not in GOOD:
         return Reading(Outcome.UNUSABLE, text, _unfinished(completion.finish_reason))
-    if text.strip():
+    if text:
         return Reading(Outcome.ANSWERED, text)
     if reasoned:
         reason = f"no answer: all that the model wrote is reasoning. Switch its reasoning off: {NO_THINKING}"
@@ -101,7 +101,7 @@ def read_completion(completion: Completion) -> Reading:
 
 
 def _cut(text: str, reasoned: bool) -> Reading:
-    if text.strip() or not reasoned:
+    if text or not reasoned:
         return Reading(Outcome.CUT, text, "truncated: the answer reached the most tokens allowed", Again.LONGER)
     reason = (
         "truncated: reasoning used up the most tokens allowed, and no answer came. Allow more (max_tokens in a type's "

@@ -49,6 +49,6 @@ class Concurrency:
             self._told = True
             logger.warning(
                 "The endpoint does not keep up with %d calls at once. Going on with fewer, as many as it answers; a smaller "
-                "--concurrency asks for no more from the start.",
+                "--concurrency (--batch_size of `eval run`) asks for no more from the start.",
                 self._in_flight,
             )

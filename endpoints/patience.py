@@ -48,7 +48,7 @@ class Patience:
             self._told = True
             logger.warning(
                 "Answers take longer than --timeout %g s, as the endpoint works on fewer calls at once than it is sent. "
-                "Going on, as it does answer; a smaller --concurrency would lose nothing.",
+                "Going on, as it does answer; a smaller --concurrency (--batch_size of `eval run`) would lose nothing.",
                 self.seconds,
             )
 

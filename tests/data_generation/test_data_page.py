@@ -144,19 +144,12 @@ def test_the_estimate_is_in_dollars(desk: Path):
 
 @pytest.mark.parametrize(
     ("run", "count"),
-    [("gpt-4o", 36), ("qwen", 36), ("rule", 36), ("batch", 36), ("vision", 12), ("photographs", 12), ("echo", 12)],
+    [("gpt-4o", 36), ("qwen", 36), ("rule", 36), ("batch", 36), ("vision", 12), ("echo", 12)],
 )
 def test_every_run_is_answered(run: str, count: int, desk: Path):
     journal = rows(desk / "runs" / run / "journal.jsonl")
     assert len({line["key"] for line in journal}) == len(journal) == count
     assert {line["status"] for line in journal} == {"answered"}
-
-
-def test_the_first_hour_with_photographs(desk: Path):
-    assert "12 contexts" in said(desk, "photographs")
-    assert "data:image/jpeg;base64," in said(desk, "dry run") and "dollars at most" in said(desk, "dry run")
-    assert "5 answered" in said(desk, "first part") and "7 left to ask" in said(desk, "first part")
-    assert "12 answered" in said(desk, "the rest") and "0 left to ask" in said(desk, "the rest")
 
 
 def test_rows_and_rejected_rows_add_up(desk: Path):

@@ -51,6 +51,11 @@ def test_reasoning_that_never_ends_is_no_answer(text: str, finish_reason: str) -
     assert reading.reason and "reasoning" in reading.reason and "--extra_body" in reading.reason
 
 
+def test_blanks_around_an_answer_are_none_of_it() -> None:
+    """A server's parser that takes the reasoning out leaves the blank lines after it."""
+    assert read_completion(Completion("\n\n8 4\nBoth are good.\n")).text == "8 4\nBoth are good."
+
+
 def test_words_that_look_like_reasoning_are_left_alone() -> None:
     for text in ("Analysis of the mug: it is red.", "I think the mug is red.", "The final channel is the mug."):
         assert split_reasoning(text) == ("", text) and not has_reasoning(text)
