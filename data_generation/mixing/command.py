@@ -1,10 +1,9 @@
 """`llavakit data academic | balance | mix | card`: from data that exist to a training set and its card."""
 
 import argparse
-import inspect
-import re
-from collections.abc import Callable
 from typing import Any
+
+from ..option_flags import add_options, options_of
 
 
 def add_parsers(steps: Any) -> None:
@@ -21,23 +20,10 @@ def _add_academic(steps: Any) -> None:
     names = academic.add_subparsers(dest="name", metavar="NAME", required=True)
     for name, converter in ACADEMIC.items():
         parser = names.add_parser(name, help=(converter.__doc__ or "").partition("\n")[0].rstrip("."))
-        _add_arguments(parser, converter)
+        add_options(parser, converter)
         parser.add_argument("--image_prefix", default="", help="folder to put before each image's path")
         parser.add_argument("-o", "--output", required=True, help="file of rows (.jsonl, .json or .parquet)")
         parser.set_defaults(run=_academic)
-
-
-def _add_arguments(parser: argparse.ArgumentParser, converter: Callable[..., Any]) -> None:
-    """A flag for each argument of a converter, explained by its docstring: the two cannot fall apart."""
-    explained = dict(re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", converter.__doc__ or "", re.MULTILINE))
-    for name, parameter in inspect.signature(converter).parameters.items():
-        text = " ".join(explained[name].split()).replace("%", "%%")
-        if parameter.default is inspect.Parameter.empty:
-            parser.add_argument(f"--{name}", required=True, help=text)
-        else:
-            kind = int if isinstance(parameter.default, int) else str
-            default = "" if parameter.default is None else " (default: %(default)s)"
-            parser.add_argument(f"--{name}", type=kind, default=parameter.default, help=text + default)
 
 
 def _add_balance(steps: Any) -> None:
@@ -122,8 +108,7 @@ def _academic(args: argparse.Namespace) -> int:
     from ..sources import ACADEMIC
     from ..sources.academic_rows import prefixed
 
-    converter = ACADEMIC[args.name]
-    rows = converter(**{name: getattr(args, name) for name in inspect.signature(converter).parameters})
+    rows = options_of(args, ACADEMIC[args.name])
     print(f"{write_rows(prefixed(rows, args.image_prefix), args.output)} rows -> {args.output}")
     return 0
 

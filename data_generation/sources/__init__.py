@@ -1,25 +1,26 @@
 """Academic data sets as instruction rows (arXiv:2310.03744, section 3.2 and appendix A): name -> converter.
 
-A converter takes the official files and yields rows; its arguments are the flags of `llavakit data academic NAME`.
+A converter is a dataclass: its fields are the official files and the flags of `llavakit data academic NAME`, and to iterate
+over it gives the rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 
 from .academic_rows import Row
-from .regions import refcoco_rows, visual_genome_rows
-from .sharegpt import sharegpt_rows
-from .text_in_images import ocrvqa_rows, textcaps_rows, textvqa_rows
-from .vqa import aokvqa_rows, gqa_rows, okvqa_rows, vqav2_rows
+from .regions import RefCOCORows, VisualGenomeRows
+from .sharegpt import ShareGPTRows
+from .text_in_images import OCRVQARows, TextCapsRows, TextVQARows
+from .vqa import AOKVQARows, GQARows, OKVQARows, VQAv2Rows
 
-ACADEMIC: dict[str, Callable[..., Iterator[Row]]] = {
-    "vqav2": vqav2_rows,
-    "gqa": gqa_rows,
-    "okvqa": okvqa_rows,
-    "aokvqa": aokvqa_rows,
-    "ocrvqa": ocrvqa_rows,
-    "textvqa": textvqa_rows,
-    "textcaps": textcaps_rows,
-    "refcoco": refcoco_rows,
-    "visual_genome": visual_genome_rows,
-    "sharegpt": sharegpt_rows,
+ACADEMIC: dict[str, type[Iterable[Row]]] = {
+    "vqav2": VQAv2Rows,
+    "gqa": GQARows,
+    "okvqa": OKVQARows,
+    "aokvqa": AOKVQARows,
+    "ocrvqa": OCRVQARows,
+    "textvqa": TextVQARows,
+    "textcaps": TextCapsRows,
+    "refcoco": RefCOCORows,
+    "visual_genome": VisualGenomeRows,
+    "sharegpt": ShareGPTRows,
 }

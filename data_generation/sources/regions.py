@@ -9,10 +9,12 @@ import os
 import pickle
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...rows.official_fields import field
+from ..option_flags import option
 from .academic_rows import COCO_2017, Exchange, Row, image_path, merged_rows, read_official
 
 logger = logging.getLogger(__name__)
@@ -26,106 +28,116 @@ MAX_EXCHANGES = 9  # LLaVA-1.5 keeps RefCOCO's conversations below ten
 Box = Sequence[float]
 
 
-def refcoco_rows(
-    refs: str | os.PathLike,
-    instances: str | os.PathLike,
-    split: str = "train",
-    image_pattern: str = COCO_2017,
-    direction: str = "both",
-    boxes: str = "padded",
-    max_exchanges: int = MAX_EXCHANGES,
-    seed: int = 0,
-) -> Iterator[Row]:
+@dataclass
+class RefCOCORows:
     """Rows of RefCOCO, RefCOCO+ (arXiv:1608.00272) or RefCOCOg (arXiv:1511.02283).
 
     An object has about three expressions. The first of each object makes a conversation, the second another, so that no
     conversation asks twice of one object.
 
-    Args:
-        refs: The official refs(unc).p, refs(google).p or refs(umd).p.
-        instances: The instances.json beside it.
-        split: As the references name it: "train", "val", "testA", ...
-        image_pattern: Path of the image of an id.
-        direction: "both" draws it for each expression; "describe" and "locate" ask one way only.
-        boxes: "padded" measures boxes on the image padded to a square, as LLaVA-1.5 sees it; "image" on the image.
-        max_exchanges: Longest conversation.
-        seed: Draws the directions.
-
     Raises:
         ValueError: An unknown option, files of another form, or a reference to a box that the instances lack.
     """
-    questions = _Questions(direction, boxes)
-    references = _read_refs(refs)
-    sizes = {image["id"]: image for image in read_official(instances, list, "RefCOCO's instances.json", "images")}
-    objects = {each["id"]: each for each in read_official(instances, list, "RefCOCO's instances.json", "annotations")}
-    known = sorted({str(each.get("split")) for each in references})
-    if split not in known:
-        raise ValueError(f"split={split!r} has no references in {refs}; it has {known}.")
 
-    def exchanges() -> Iterator[tuple[str, int, Exchange]]:
-        for each in references:
-            if each["split"] != split:
-                continue
-            name, annotation = each.get("ref_id"), objects.get(each.get("ann_id"))
-            image = sizes.get(each.get("image_id"))
-            if annotation is None or image is None:
-                raise ValueError(
-                    f"{refs}, reference {name!r}: its box or image is not in {instances}. Name its own file."
-                )
-            for number, sentence in enumerate(field(each, "sentences", refs, name)):
-                draw = random.Random(f"{seed}/{name}/{number}")
-                text = str(sentence.get("raw") or field(sentence, "sent", refs, name))
-                size = (image["width"], image["height"])
-                for exchange in questions.ask(annotation["bbox"], text, size, draw):
-                    yield image_path(image_pattern, image["id"]), number, exchange
-        questions.report()
+    refs: str | os.PathLike = option("the official refs(unc).p, refs(google).p or refs(umd).p")
+    instances: str | os.PathLike = option("the instances.json beside it")
+    split: str = option('as the references name it: "train", "val", "testA", ...', "train")
+    image_pattern: str = option("path of the image of an id", COCO_2017)
+    direction: str = option('"both" draws it for each expression; "describe" and "locate" ask one way only', "both")
+    boxes: str = option(
+        '"padded" measures boxes on the image padded to a square, as LLaVA-1.5 sees it; "image" on the image',
+        "padded",
+    )
+    max_exchanges: int = option("longest conversation", MAX_EXCHANGES)
+    seed: int = option("draws the directions", 0)
 
-    return merged_rows(exchanges(), "refcoco", max_exchanges)
+    def __iter__(self) -> Iterator[Row]:
+        questions = _Questions(self.direction, self.boxes)
+        references = _read_refs(self.refs)
+        sizes = {
+            image["id"]: image for image in read_official(self.instances, list, "RefCOCO's instances.json", "images")
+        }
+        objects = {
+            each["id"]: each for each in read_official(self.instances, list, "RefCOCO's instances.json", "annotations")
+        }
+        known = sorted({str(each.get("split")) for each in references})
+        if self.split not in known:
+            raise ValueError(f"split={self.split!r} has no references in {self.refs}; it has {known}.")
+
+        def exchanges() -> Iterator[tuple[str, int, Exchange]]:
+            for each in references:
+                if each["split"] != self.split:
+                    continue
+                name, annotation = each.get("ref_id"), objects.get(each.get("ann_id"))
+                image = sizes.get(each.get("image_id"))
+                if annotation is None or image is None:
+                    raise ValueError(
+                        f"{self.refs}, reference {name!r}: its box or image is not in {self.instances}. Name its own file."
+                    )
+                for number, sentence in enumerate(field(each, "sentences", self.refs, name)):
+                    draw = random.Random(f"{self.seed}/{name}/{number}")
+                    text = str(sentence.get("raw") or field(sentence, "sent", self.refs, name))
+                    size = (image["width"], image["height"])
+                    for exchange in questions.ask(annotation["bbox"], text, size, draw):
+                        yield image_path(self.image_pattern, image["id"]), number, exchange
+            questions.report()
+
+        return merged_rows(exchanges(), "refcoco", self.max_exchanges)
 
 
-def visual_genome_rows(
-    regions: str | os.PathLike,
-    image_data: str | os.PathLike,
-    max_regions: int = 10,
-    direction: str = "both",
-    boxes: str = "padded",
-    seed: int = 0,
-) -> Iterator[Row]:
+@dataclass
+class VisualGenomeRows:
     """Rows of Visual Genome's regions (arXiv:1602.07332).
-
-    Args:
-        regions: The official region_descriptions.json.
-        image_data: The official image_data.json: sizes, and in which of the two folders an image is.
-        max_regions: Regions drawn of an image that has more; 10 in LLaVA-1.5 (arXiv:2310.03744, appendix A).
-        direction: As for `refcoco_rows`.
-        boxes: As for `refcoco_rows`.
-        seed: Draws the regions and the directions.
 
     Raises:
         ValueError: An unknown option, files of another form, or regions of an image that the image data lack.
     """
-    questions = _Questions(direction, boxes)
-    if max_regions < 1:
-        raise ValueError(f"max_regions={max_regions} must be at least 1.")
-    images = {each["image_id"]: each for each in read_official(image_data, list, "Visual Genome's image_data.json")}
-    entries = read_official(regions, list, "Visual Genome's region_descriptions.json")
 
-    def exchanges() -> Iterator[tuple[str, int, Exchange]]:
-        for number, entry in enumerate(entries):
-            image_id, found = field(entry, "id", regions, number), field(entry, "regions", regions, number)
-            if image_id not in images:
-                raise ValueError(f"{regions}: image {image_id!r} is not in {image_data}. Name files of one release.")
-            image = images[image_id]
-            path = str(PurePosixPath(*PurePosixPath(image["url"]).parts[-2:]))  # VG_100K/2.jpg
-            draw = random.Random(f"{seed}/{image_id}")
-            for region in draw.sample(found, min(max_regions, len(found))):
-                bbox = [field(region, side, regions, image_id) for side in ("x", "y", "width", "height")]
-                text = field(region, "phrase", regions, image_id)
-                for exchange in questions.ask(bbox, text, (image["width"], image["height"]), draw):
-                    yield path, 0, exchange
-        questions.report()
+    regions: str | os.PathLike = option("the official region_descriptions.json")
+    image_data: str | os.PathLike = option(
+        "the official image_data.json: sizes, and in which of the two folders an image is",
+    )
+    max_regions: int = option(
+        "regions drawn of an image that has more; 10 in LLaVA-1.5 (arXiv:2310.03744, appendix A)",
+        10,
+    )
+    direction: str = option('"both" draws it for each region; "describe" and "locate" ask one way only', "both")
+    boxes: str = option(
+        '"padded" measures boxes on the image padded to a square, as LLaVA-1.5 sees it; "image" on the image',
+        "padded",
+    )
+    seed: int = option("draws the regions and the directions", 0)
 
-    return merged_rows(exchanges(), "visual_genome")
+    def __iter__(self) -> Iterator[Row]:
+        questions = _Questions(self.direction, self.boxes)
+        if self.max_regions < 1:
+            raise ValueError(f"max_regions={self.max_regions} must be at least 1.")
+        images = {
+            each["image_id"]: each for each in read_official(self.image_data, list, "Visual Genome's image_data.json")
+        }
+        entries = read_official(self.regions, list, "Visual Genome's region_descriptions.json")
+
+        def exchanges() -> Iterator[tuple[str, int, Exchange]]:
+            for number, entry in enumerate(entries):
+                image_id, found = (
+                    field(entry, "id", self.regions, number),
+                    field(entry, "regions", self.regions, number),
+                )
+                if image_id not in images:
+                    raise ValueError(
+                        f"{self.regions}: image {image_id!r} is not in {self.image_data}. Name files of one release."
+                    )
+                image = images[image_id]
+                path = str(PurePosixPath(*PurePosixPath(image["url"]).parts[-2:]))  # VG_100K/2.jpg
+                draw = random.Random(f"{self.seed}/{image_id}")
+                for region in draw.sample(found, min(self.max_regions, len(found))):
+                    bbox = [field(region, side, self.regions, image_id) for side in ("x", "y", "width", "height")]
+                    text = field(region, "phrase", self.regions, image_id)
+                    for exchange in questions.ask(bbox, text, (image["width"], image["height"]), draw):
+                        yield path, 0, exchange
+            questions.report()
+
+        return merged_rows(exchanges(), "visual_genome")
 
 
 def box_text(bbox: Box, size: tuple[int, int], boxes: str = "padded") -> str | None:

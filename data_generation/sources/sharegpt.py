@@ -4,10 +4,12 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ...rows.files import read_rows
 from ..ids import UniqueIds
+from ..option_flags import option
 from .academic_rows import Exchange, Row, turns
 
 logger = logging.getLogger(__name__)
@@ -16,14 +18,9 @@ ROLES = {"human": "human", "user": "human", "gpt": "gpt", "chatgpt": "gpt", "ass
 LONG = ("split", "cut")
 
 
-def sharegpt_rows(conversations: str | os.PathLike, max_characters: int = 8000, long: str = "split") -> Iterator[Row]:
+@dataclass
+class ShareGPTRows:
     """Rows of a ShareGPT file. How many conversations were dropped, and why, is logged at the end.
-
-    Args:
-        conversations: The JSON list of `{"id", "conversations": [{"from": "human"|"gpt", "value"}]}`.
-        max_characters: Longest row; four characters are about a token of English.
-        long: "split" makes several rows of a longer conversation, between exchanges (Vicuna); "cut" keeps its first
-            exchanges (LLaVA-1.5, arXiv:2310.03744, appendix A). An exchange too long by itself is dropped.
 
     Yields:
         `{"id", "type": "sharegpt", "image": None, "conversations"}`.
@@ -31,11 +28,23 @@ def sharegpt_rows(conversations: str | os.PathLike, max_characters: int = 8000, 
     Raises:
         ValueError: An unknown `long`, `max_characters` below 1, or a file that is no list of objects.
     """
-    if long not in LONG:
-        raise ValueError(f"long={long!r} is unknown; choose one of {LONG}.")
-    if max_characters < 1:
-        raise ValueError(f"max_characters={max_characters} must be at least 1.")
-    return _rows(conversations, max_characters, long)
+
+    conversations: str | os.PathLike = option(
+        'the JSON list of `{"id", "conversations": [{"from": "human"|"gpt", "value"}]}`',
+    )
+    max_characters: int = option("longest row; four characters are about a token of English", 8000)
+    long: str = option(
+        '"split" makes several rows of a longer conversation, between exchanges (Vicuna); "cut" keeps its '
+        "first exchanges (LLaVA-1.5, arXiv:2310.03744, appendix A). An exchange too long by itself is dropped",
+        "split",
+    )
+
+    def __iter__(self) -> Iterator[Row]:
+        if self.long not in LONG:
+            raise ValueError(f"long={self.long!r} is unknown; choose one of {LONG}.")
+        if self.max_characters < 1:
+            raise ValueError(f"max_characters={self.max_characters} must be at least 1.")
+        return _rows(self.conversations, self.max_characters, self.long)
 
 
 def _rows(conversations: str | os.PathLike, max_characters: int, long: str) -> Iterator[Row]:

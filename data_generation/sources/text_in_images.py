@@ -4,31 +4,35 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ...rows.answer_formats import short_answer
 from ...rows.official_fields import field
+from ..option_flags import option
 from .academic_rows import Exchange, Row, image_path, merged_rows, most_frequent, read_official
 
 OCRVQA_SPLITS = {"train": 1, "val": 2, "test": 3}
 CAPTION_REQUEST = "Write a one-sentence caption for this image."
 
 
-def ocrvqa_rows(dataset: str | os.PathLike, split: str = "train", image_pattern: str = "{id}.jpg") -> Iterator[Row]:
+@dataclass
+class OCRVQARows:
     """Rows of OCR-VQA (ICDAR 2019): book covers, some five questions each.
-
-    Args:
-        dataset: The official dataset.json.
-        split: "train", "val" or "test".
-        image_pattern: Path of the image of an id.
 
     Raises:
         ValueError: An unknown split, a file of another form, or a book whose questions and answers differ in number.
     """
-    if split not in OCRVQA_SPLITS:
-        raise ValueError(f"split={split!r} is unknown; choose one of {tuple(OCRVQA_SPLITS)}.")
-    books = read_official(dataset, dict, "OCR-VQA's object of book id -> book")
-    return merged_rows(_books(books, dataset, OCRVQA_SPLITS[split], image_pattern), "ocrvqa")
+
+    dataset: str | os.PathLike = option("the official dataset.json")
+    split: str = option('"train", "val" or "test"', "train")
+    image_pattern: str = option("path of the image of an id", "{id}.jpg")
+
+    def __iter__(self) -> Iterator[Row]:
+        if self.split not in OCRVQA_SPLITS:
+            raise ValueError(f"split={self.split!r} is unknown; choose one of {tuple(OCRVQA_SPLITS)}.")
+        books = read_official(self.dataset, dict, "OCR-VQA's object of book id -> book")
+        return merged_rows(_books(books, self.dataset, OCRVQA_SPLITS[self.split], self.image_pattern), "ocrvqa")
 
 
 def _books(
@@ -45,64 +49,71 @@ def _books(
                 yield image_path(pattern, book_id), 0, (short_answer(question), str(answer))
 
 
-def textvqa_rows(
-    annotations: str | os.PathLike, ocr_tokens: str | os.PathLike | None = None, image_pattern: str = "{id}.jpg"
-) -> Iterator[Row]:
+@dataclass
+class TextVQARows:
     """Rows of TextVQA (arXiv:1904.08920): the answer that most of the ten annotators gave.
 
-    Args:
-        annotations: TextVQA_0.5.1_train.json.
-        ocr_tokens: TextVQA_Rosetta_OCR_v0.2_train.json; each question then names what an OCR system read.
-        image_pattern: Path of the image of an id.
-
     Raises:
         ValueError: A file of another form, or an image that the OCR file does not have.
     """
 
-    def exchanges() -> Iterator[tuple[str, int, Exchange]]:
-        tokens = _ocr_lines(ocr_tokens)
-        for number, entry in enumerate(read_official(annotations, list, "TextVQA's file with 'data'", "data")):
-            image_id = field(entry, "image_id", annotations, number)
-            question = field(entry, "question", annotations, number)
-            answer = most_frequent(field(entry, "answers", annotations, number))
-            if answer:
-                question = short_answer(question + tokens(image_id))
-                yield image_path(image_pattern, image_id), 0, (question, answer)
+    annotations: str | os.PathLike = option("TextVQA_0.5.1_train.json")
+    ocr_tokens: str | os.PathLike | None = option(
+        "TextVQA_Rosetta_OCR_v0.2_train.json; each question then names what an OCR system read",
+        None,
+    )
+    image_pattern: str = option("path of the image of an id", "{id}.jpg")
 
-    return merged_rows(exchanges(), "textvqa")
+    def __iter__(self) -> Iterator[Row]:
+
+        def exchanges() -> Iterator[tuple[str, int, Exchange]]:
+            tokens = _ocr_lines(self.ocr_tokens)
+            for number, entry in enumerate(
+                read_official(self.annotations, list, "TextVQA's file with 'data'", "data")
+            ):
+                image_id = field(entry, "image_id", self.annotations, number)
+                question = field(entry, "question", self.annotations, number)
+                answer = most_frequent(field(entry, "answers", self.annotations, number))
+                if answer:
+                    question = short_answer(question + tokens(image_id))
+                    yield image_path(self.image_pattern, image_id), 0, (question, answer)
+
+        return merged_rows(exchanges(), "textvqa")
 
 
-def textcaps_rows(
-    annotations: str | os.PathLike,
-    ocr_tokens: str | os.PathLike | None = None,
-    image_pattern: str = "{id}.jpg",
-    seed: int = 0,
-) -> Iterator[Row]:
+@dataclass
+class TextCapsRows:
     """Rows of TextCaps (arXiv:2003.12462): a caption an image, drawn from its five.
 
-    Args:
-        annotations: TextCaps_0.1_train.json.
-        ocr_tokens: TextVQA_Rosetta_OCR_v0.2_train.json (the images are TextVQA's); the request then names what an OCR
-            system read, as LLaVA-1.5 has it.
-        image_pattern: Path of the image of an id.
-        seed: Draws the caption.
-
     Raises:
         ValueError: A file of another form, or an image that the OCR file does not have.
     """
 
-    def exchanges() -> Iterator[tuple[str, int, Exchange]]:
-        tokens = _ocr_lines(ocr_tokens)
-        captions: dict[str, list[str]] = defaultdict(list)
-        for number, entry in enumerate(read_official(annotations, list, "TextCaps' file with 'data'", "data")):
-            caption = field(entry, "caption_str", annotations, number)
-            if caption.strip():
-                captions[field(entry, "image_id", annotations, number)].append(caption)
-        for image_id, texts in captions.items():
-            caption = random.Random(f"{seed}/{image_id}").choice(texts)
-            yield image_path(image_pattern, image_id), 0, (CAPTION_REQUEST + tokens(image_id), caption)
+    annotations: str | os.PathLike = option("TextCaps_0.1_train.json")
+    ocr_tokens: str | os.PathLike | None = option(
+        "TextVQA_Rosetta_OCR_v0.2_train.json (the images are TextVQA's); the request then names what an OCR "
+        "system read, as LLaVA-1.5 has it",
+        None,
+    )
+    image_pattern: str = option("path of the image of an id", "{id}.jpg")
+    seed: int = option("draws the caption", 0)
 
-    return merged_rows(exchanges(), "textcaps")
+    def __iter__(self) -> Iterator[Row]:
+
+        def exchanges() -> Iterator[tuple[str, int, Exchange]]:
+            tokens = _ocr_lines(self.ocr_tokens)
+            captions: dict[str, list[str]] = defaultdict(list)
+            for number, entry in enumerate(
+                read_official(self.annotations, list, "TextCaps' file with 'data'", "data")
+            ):
+                caption = field(entry, "caption_str", self.annotations, number)
+                if caption.strip():
+                    captions[field(entry, "image_id", self.annotations, number)].append(caption)
+            for image_id, texts in captions.items():
+                caption = random.Random(f"{self.seed}/{image_id}").choice(texts)
+                yield image_path(self.image_pattern, image_id), 0, (CAPTION_REQUEST + tokens(image_id), caption)
+
+        return merged_rows(exchanges(), "textcaps")
 
 
 def _ocr_lines(path: str | os.PathLike | None) -> Any:

@@ -2,45 +2,47 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ...rows.answer_formats import LETTERS, lettered, short_answer
 from ...rows.official_fields import field
+from ..option_flags import option
 from .academic_rows import COCO_2017, Exchange, Row, image_path, merged_rows, most_frequent, read_official
 
 ANSWER_FORMS = ("letter", "short", "both")
 
 
-def vqav2_rows(
-    questions: str | os.PathLike, annotations: str | os.PathLike, image_pattern: str = COCO_2017
-) -> Iterator[Row]:
+@dataclass
+class VQAv2Rows:
     """Rows of VQAv2 (arXiv:1612.00837): the answer is the official `multiple_choice_answer`, the most frequent one.
 
-    Args:
-        questions: v2_OpenEnded_mscoco_train2014_questions.json.
-        annotations: v2_mscoco_train2014_annotations.json.
-        image_pattern: Path of the image of an id.
-
     Raises:
         ValueError: A file of another form, or an annotation whose question is missing.
     """
-    return merged_rows(_annotated(questions, annotations, image_pattern), "vqav2")
+
+    questions: str | os.PathLike = option("v2_OpenEnded_mscoco_train2014_questions.json")
+    annotations: str | os.PathLike = option("v2_mscoco_train2014_annotations.json")
+    image_pattern: str = option("path of the image of an id", COCO_2017)
+
+    def __iter__(self) -> Iterator[Row]:
+        return merged_rows(_annotated(self.questions, self.annotations, self.image_pattern), "vqav2")
 
 
-def okvqa_rows(
-    questions: str | os.PathLike, annotations: str | os.PathLike, image_pattern: str = COCO_2017
-) -> Iterator[Row]:
+@dataclass
+class OKVQARows:
     """Rows of OK-VQA (arXiv:1906.00067): the answer that most of the ten annotators gave.
 
-    Args:
-        questions: OpenEnded_mscoco_train2014_questions.json.
-        annotations: mscoco_train2014_annotations.json.
-        image_pattern: Path of the image of an id.
-
     Raises:
         ValueError: A file of another form, or an annotation whose question is missing.
     """
-    return merged_rows(_annotated(questions, annotations, image_pattern), "okvqa")
+
+    questions: str | os.PathLike = option("OpenEnded_mscoco_train2014_questions.json")
+    annotations: str | os.PathLike = option("mscoco_train2014_annotations.json")
+    image_pattern: str = option("path of the image of an id", COCO_2017)
+
+    def __iter__(self) -> Iterator[Row]:
+        return merged_rows(_annotated(self.questions, self.annotations, self.image_pattern), "okvqa")
 
 
 def _annotated(
@@ -64,26 +66,29 @@ def _annotated(
             yield path, 0, (short_answer(texts[question_id]), answer)
 
 
-def aokvqa_rows(
-    annotations: str | os.PathLike, image_pattern: str = COCO_2017, answer_form: str = "letter"
-) -> Iterator[Row]:
+@dataclass
+class AOKVQARows:
     """Rows of A-OKVQA (arXiv:2206.01718).
 
     As in LLaVA-1.5 (arXiv:2310.03744, appendix A) a multiple-choice question comes as often as it has choices. Here the
     choices go round by one each time, so that every letter is right once; each time is in a row of its own.
 
-    Args:
-        annotations: aokvqa_v1p0_train.json.
-        image_pattern: Path of the image of an id.
-        answer_form: "letter" for multiple choice, "short" for the most frequent of the direct answers, or "both".
-
     Raises:
         ValueError: An unknown `answer_form`, a file of another form, or a right choice that is none.
     """
-    if answer_form not in ANSWER_FORMS:
-        raise ValueError(f"answer_form={answer_form!r} is unknown; choose one of {ANSWER_FORMS}.")
-    entries = read_official(annotations, list, "A-OKVQA's list of questions")
-    return merged_rows(_aokvqa(entries, annotations, image_pattern, answer_form), "aokvqa")
+
+    annotations: str | os.PathLike = option("aokvqa_v1p0_train.json")
+    image_pattern: str = option("path of the image of an id", COCO_2017)
+    answer_form: str = option(
+        '"letter" for multiple choice, "short" for the most frequent of the direct answers, or "both"',
+        "letter",
+    )
+
+    def __iter__(self) -> Iterator[Row]:
+        if self.answer_form not in ANSWER_FORMS:
+            raise ValueError(f"answer_form={self.answer_form!r} is unknown; choose one of {ANSWER_FORMS}.")
+        entries = read_official(self.annotations, list, "A-OKVQA's list of questions")
+        return merged_rows(_aokvqa(entries, self.annotations, self.image_pattern, self.answer_form), "aokvqa")
 
 
 def _aokvqa(
@@ -108,25 +113,30 @@ def _aokvqa(
                 yield image, turn + 1, (lettered(question, rotated), letter)
 
 
-def gqa_rows(questions: str | os.PathLike, image_pattern: str = "{id}.jpg") -> Iterator[Row]:
+@dataclass
+class GQARows:
     """Rows of GQA (arXiv:1902.09506), with its short answers.
-
-    Args:
-        questions: train_balanced_questions.json.
-        image_pattern: Path of the image of an id.
 
     Raises:
         ValueError: A file of another form, such as that of the test questions, which have no answers.
     """
-    entries = read_official(questions, dict, "GQA's object of question id -> question")
-    return merged_rows(
-        (
+
+    questions: str | os.PathLike = option("train_balanced_questions.json")
+    image_pattern: str = option("path of the image of an id", "{id}.jpg")
+
+    def __iter__(self) -> Iterator[Row]:
+        entries = read_official(self.questions, dict, "GQA's object of question id -> question")
+        return merged_rows(
             (
-                image_path(image_pattern, field(entry, "imageId", questions, key)),
-                0,
-                (short_answer(field(entry, "question", questions, key)), field(entry, "answer", questions, key)),
-            )
-            for key, entry in entries.items()
-        ),
-        "gqa",
-    )
+                (
+                    image_path(self.image_pattern, field(entry, "imageId", self.questions, key)),
+                    0,
+                    (
+                        short_answer(field(entry, "question", self.questions, key)),
+                        field(entry, "answer", self.questions, key),
+                    ),
+                )
+                for key, entry in entries.items()
+            ),
+            "gqa",
+        )
