@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ...rows.images import open_image
+from ...rows.images import image_size
 from ...rows.schema import BadRow
 from ..ids import UniqueIds
 from .bad_annotations import BadAnnotation, BadAnnotations
@@ -75,7 +75,7 @@ def pictures_in(
             if path.suffix.lower() in passed:
                 continue
             try:
-                open_image(path, str(path))
+                image_size(path, str(path))
             except BadRow as error:
                 if is_meant_as_picture(path, error):
                     yield path, str(error)
