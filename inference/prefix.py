@@ -17,6 +17,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from ..modeling_llava.cache_name import CACHE
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
@@ -109,7 +111,7 @@ class PromptReader:
 
     def _read(self, prefix: Prefix) -> None:
         inputs = {"input_ids": torch.tensor([prefix.ids], device=self.model.device)}
-        self.model(**inputs, **self.pixels(prefix.images), past_key_values=prefix.cache, logits_to_keep=1)
+        self.model(**inputs, **self.pixels(prefix.images), **{CACHE: prefix.cache}, logits_to_keep=1)
 
     def pixels(self, images: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """What goes into the model for images: `pixel_values`, a row a view; empty where there are no images."""
@@ -141,7 +143,7 @@ class PromptReader:
 
         Returns:
             `input_ids` and `attention_mask` of shape `(B, P + S)`, `pixels` of the images after the prefix, and
-            `past_key_values`, which is None for a model whose cache is its own affair (see `keeps_all_tokens`).
+            what `CACHE` names, which is None for a model whose cache is its own affair (see `keeps_all_tokens`).
         """
         start = len(prefix.ids)
         width = max(len(prompt.ids) for prompt in prompts)
@@ -156,7 +158,7 @@ class PromptReader:
         return {
             "input_ids": torch.tensor(rows, device=self.model.device),
             "attention_mask": torch.tensor(masks, device=self.model.device),
-            "past_key_values": prefix.branch(len(prompts)) if self.can_share else None,
+            CACHE: prefix.branch(len(prompts)) if self.can_share else None,
             **self.pixels(images),
         }
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from transformers import DynamicCache, StoppingCriteriaList
 
+from ..modeling_llava.cache_name import CACHE
 from ..rows.images import ImageSource, open_image
 from .engine import FinishReason, text_block
 from .generation import AnswerEnd, Sampling, check_fits
@@ -142,7 +143,7 @@ class ChatSession:
                     yield settled[len(said) :]
                     said = settled
         finally:
-            self._keep(tokens.stop(), prompt, inputs["past_key_values"])
+            self._keep(tokens.stop(), prompt, inputs[CACHE])
         answer, self.finish_reason = self._end.cut(ids)
         if len(answer) > len(said):
             yield answer[len(said) :]

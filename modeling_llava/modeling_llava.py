@@ -22,6 +22,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
+from .cache_name import CACHE, cache_argument
 from .configuration_llava import LlavaConfig
 from .connectors import CONNECTORS
 from .image_features import FUSIONS, join_views
@@ -51,7 +52,7 @@ class LlavaPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -109,6 +110,7 @@ class LlavaModel(LlavaPreTrainedModel):
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.multi_modal_projector = CONNECTORS[config.projector_type](config)
         self.language_model = AutoModel.from_config(config.text_config)
+        self._cache_argument = cache_argument(self.language_model)
         self.post_init()
 
     def train(self, mode: bool = True) -> "LlavaModel":
@@ -177,6 +179,7 @@ class LlavaModel(LlavaPreTrainedModel):
         vision_feature_select_strategy: str | None = None,
         feature_places: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaModelOutputWithPast:
         """Run the language model over the text with image features in place of the placeholders.
@@ -224,13 +227,13 @@ class LlavaModel(LlavaPreTrainedModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{self._cache_argument: past_key_values if cache is None else cache},
             **fused,
             **kwargs,
         )
         return LlavaModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,  # (B, S, D)
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=None if image_features is None else torch.cat(list(image_features)).to(inputs_embeds),
@@ -289,6 +292,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         feature_places: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaCausalLMOutputWithPast:
         """Next-token scores and, with labels, the loss. Arguments not named here are those of `LlavaModel.forward`.
@@ -303,7 +307,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
             pixel_values=pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=past_key_values if cache is None else cache,
             inputs_embeds=inputs_embeds,
             vision_feature_layer=vision_feature_layer,
             vision_feature_select_strategy=vision_feature_select_strategy,
@@ -324,7 +328,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
         return LlavaCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
