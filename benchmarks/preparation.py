@@ -4,7 +4,8 @@
 
 Writes rows of one short exchange, each with one of `--pictures` small JPEG files (0: rows of text alone), and trains an
 untrained miniature for one step, twice, in processes of their own: the first start reads and prepares the rows, the
-second finds that done. Times are wall clock, imports left out; `peak` is the most memory that the process held.
+second finds that done. Times are wall clock, imports left out; on a machine that does other work too, the seconds that
+the cores gave to the preparation say more. `peak` is the most memory that the process held.
 """
 
 import argparse
@@ -80,18 +81,22 @@ def start(folder: Path, num_proc: int) -> None:
 
     from llavakit import LlavaSFTConfig, LlavaSFTTrainer, load_conversations
 
+    def processor_seconds() -> float:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(each.ru_utime + each.ru_stime for each in used)
+
     began = time.perf_counter()
     rows = load_conversations(folder / "rows.jsonl")
-    loaded = time.perf_counter()
+    loaded, used = time.perf_counter(), processor_seconds()
     settings = {"max_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True, "bf16": False}
     args = LlavaSFTConfig(str(folder / "out"), dataset_num_proc=num_proc, disable_tqdm=True, **settings)
     trainer = LlavaSFTTrainer(str(folder / "llava"), args, train_dataset=rows)
-    prepared = time.perf_counter()
+    prepared, used = time.perf_counter(), processor_seconds() - used
     trainer.train()
     stepped = time.perf_counter()
     times = {"load": loaded - began, "prepare": prepared - loaded, "step": stepped - prepared, "all": stepped - began}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print("\n" + json.dumps({**times, "peak": peak}))
+    print("\n" + json.dumps({**times, "peak": peak, "processor": used}))
 
 
 def main() -> None:
@@ -119,7 +124,11 @@ def main() -> None:
             load = os.getloadavg()[0]
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             times = json.loads(done.stdout.splitlines()[-1])
-            rates = f", {options.rows / times['prepare']:,.0f} rows/s prepared" if which == "first start" else ""
+            rates = (
+                f", {options.rows / times['prepare']:,.0f} rows/s prepared in {times['processor']:.1f} s of the cores"
+                if which == "first start"
+                else ""
+            )
             print(
                 f"{which}: rows loaded in {times['load']:.1f} s, trainer ready {times['prepare']:.1f} s later, first step "
                 f"{times['step']:.1f} s after that, {times['all']:.1f} s in all{rates}; peak {times['peak']:,.0f} MB "

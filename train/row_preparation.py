@@ -85,6 +85,8 @@ def prepare_row(
                 size, fault = (0, 0), error.kind
             found.image_sizes.append(size)
             found.image_faults.append(fault)
+        if problems and not collator.processor.layout.single_view:
+            raise problems[0]  # how many tokens an image takes cannot be told without its size
         encoded = dataclasses.replace(collator, max_length=None).tokenize(row, name, found.image_sizes)
         found.full_length = len(encoded)
         if collator.max_length is not None and found.full_length > collator.max_length:
