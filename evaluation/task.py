@@ -143,7 +143,7 @@ class Task:
             if example.id in answers:
                 answer = answers[example.id]
                 grade = self.grade_failure(example) if answer is None else self.grade(example, answer)
-                graded.append(Graded(example, answer_files.text_of(answer), grade))
+                graded.append(Graded(example, answer_files.plain_text(answer), grade))
         return graded
 
     def points(self, graded: Graded) -> float:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...endpoints.reasoning import split_reasoning
 from ...rows.text_files import parse_json, read_json, read_text
 
 
@@ -33,7 +34,7 @@ class Reviewed:
 Answers = dict[str, Any]
 
 
-def text_of(answer: Any) -> str | None:
+def plain_text(answer: Any) -> str | None:
     """The text of an entry of `Answers`."""
     return answer.text if isinstance(answer, Reviewed) else answer
 
@@ -61,7 +62,7 @@ def read_answers(
         for number, row in enumerate(answer_rows(path, text_fields), start=1):
             try:
                 key = answer_id(row)
-                text = None if row.get("error") else first_field(row, text_fields)
+                text = None if row.get("error") else answer_text(row, text_fields)
             except ValueError as error:
                 raise ValueError(f"{path}, answer {number}: {error}") from error
             if answers.get(key) is not None:
@@ -161,6 +162,16 @@ def first_field(row: Mapping[str, Any], names: Sequence[str]) -> str:
         if row.get(name) is not None:
             return str(row[name])
     raise ValueError(f"a row needs one of the fields {list(names)}; it has {sorted(row)}.")
+
+
+def answer_text(row: Mapping[str, Any], text_fields: Sequence[str]) -> str | None:
+    """The answer in a row, without the model's reasoning; None where the row holds nothing but reasoning.
+
+    Raises:
+        ValueError: The row has no answer.
+    """
+    reasoning, answer = split_reasoning(first_field(row, text_fields))
+    return None if reasoning and not answer else answer
 
 
 def first_id(row: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -16,7 +16,17 @@ from ...endpoints.journal import Line
 from ...endpoints.request import Request
 from ..judging.judge import judge_request, text_of
 from ..judging.judged_task import JudgedTask
-from ..reading.answers import Answers, Reviewed, files_of, first_field, first_id, id_text, json_rows, refuse_duplicates
+from ..reading.answers import (
+    Answers,
+    Reviewed,
+    answer_text,
+    files_of,
+    first_id,
+    id_text,
+    json_rows,
+    plain_text,
+    refuse_duplicates,
+)
 from ..reading.official_files import write_json
 from ..task import Example, Graded, Statistics, count_of
 
@@ -94,7 +104,7 @@ class HallusionBench(JudgedTask):
         return answers
 
     def read_model_answers(self, paths: Sequence[Path], examples: Sequence[Example]) -> Answers:
-        return {key: text and str(text) for key, text in self.read_answers(paths, examples).items()}
+        return {key: plain_text(answer) for key, answer in self.read_answers(paths, examples).items()}
 
     def judge_requests(
         self, examples: Sequence[Example], answers: Answers, model: str, swapped: bool = False
@@ -247,7 +257,9 @@ def _truth(row: Mapping[str, Any]) -> str:
 def _answer(row: Mapping[str, Any]) -> str | Judged | None:
     if row.get("error"):
         return None
-    text = first_field(row, PREDICTIONS)
+    text = answer_text(row, PREDICTIONS)
+    if text is None:
+        return None
     verdict = next((str(row[name]) for name in VERDICTS if name in row), None)
     if verdict not in (None, WRONG, RIGHT, UNCERTAIN, UNSCORED):
         raise ValueError(f"the verdict {verdict!r} is none of 0 (wrong), 1 (right) and 2 (uncertain).")

@@ -14,7 +14,16 @@ from typing import Any
 from ...rows.answer_formats import SHORT_ANSWER
 from ...rows.files import read_rows
 from ...rows.text_files import read_text
-from ..reading.answers import Answers, answer_rows, files_of, first_field, first_id, refuse_duplicates, yes_or_no
+from ..reading.answers import (
+    Answers,
+    answer_rows,
+    answer_text,
+    files_of,
+    first_field,
+    first_id,
+    refuse_duplicates,
+    yes_or_no,
+)
 from ..task import Example, Graded, Statistics, Task, count_of
 
 PERCEPTION = (
@@ -162,7 +171,7 @@ def _official_answers(path: Path) -> Iterator[tuple[str, str]]:
 def _json_answers(path: Path) -> Iterator[tuple[str, str | None]]:
     for number, row in enumerate(answer_rows(path, TEXT_FIELDS), start=1):
         try:
-            yield _row_id(row), None if row.get("error") else first_field(row, TEXT_FIELDS)
+            yield _row_id(row), None if row.get("error") else answer_text(row, TEXT_FIELDS)
         except ValueError as error:
             raise ValueError(f"{path}, answer {number}: {error}") from error
 

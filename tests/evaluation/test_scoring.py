@@ -43,6 +43,20 @@ def test_missing_ids_are_listed_unless_partial_answers_are_allowed() -> None:
         score(Plain(), _examples(4), {}, allow_partial=True)
 
 
+def test_reasoning_in_a_file_of_answers_is_no_answer(write_lines: Callable[..., Path]) -> None:
+    texts = [
+        "<think>Not a dog?</think>yes",
+        "It is not there.</think> yes",
+        "<think>not, not",
+        "[THINK]no[/THINK]yes",
+        "yes",
+    ]
+    rows = [{"question_id": number, "text": text} for number, text in enumerate(texts)]
+    assert Plain().read_answers([write_lines("a.jsonl", rows)], []) == {
+        "0": "yes", "1": "yes", "2": None, "3": "yes", "4": "yes"
+    }  # fmt: skip
+
+
 def test_duplicates_are_named(write_lines: Callable[..., Path]) -> None:
     rows = [{"question_id": 1, "text": "yes"}, {"question_id": 2, "text": "yes"}, {"question_id": 1, "text": "no"}]
     with pytest.raises(ValueError, match="1 example.*more than one answer: '1'"):

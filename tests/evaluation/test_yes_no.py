@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llavakit.evaluation.judging.judged_task import JudgedTask
 from llavakit.evaluation.metrics.scoring import score
 from llavakit.evaluation.tasks import TASKS
 from llavakit.evaluation.tasks.hallusionbench import RIGHT, UNCERTAIN, WRONG, Judged, verdict_by_rule
@@ -178,6 +179,9 @@ def test_hallusionbench_scores_questions_pairs_and_figures(tmp_path: Path) -> No
     examples = task.read([tmp_path / "HallusionBench.json"])
     answers = task.read_answers([tmp_path / "results.json"], examples)
     assert all(isinstance(answer, Judged) for answer in answers.values())
+    # A judge who is asked about them anew sees the answers alone
+    assert isinstance(task, JudgedTask)
+    assert set(task.read_model_answers([tmp_path / "results.json"], examples).values()) == {"..."}
     scores = score(task, examples, answers).scores
     assert scores["aAcc"] == pytest.approx(500 / 6)
     assert scores["qAcc"] == 50  # question 1 is wrong about the edited figure
