@@ -53,8 +53,8 @@ class Recipe:
     vision_feature_layer: int = -2
     vision_feature_select_strategy: str = "full"
     chat_template: str = "tokenizer"
-    align: StageSettings = field(default_factory=lambda: StageSettings(4, 8, 2.5e-3, chat_template="plain"))
-    instruct: StageSettings = field(default_factory=lambda: StageSettings(2, 8, 1e-4, 5e-4))
+    align: StageSettings = field(default_factory=lambda: StageSettings(3, 8, 2.5e-3, chat_template="plain"))
+    instruct: StageSettings = field(default_factory=lambda: StageSettings(1, 8, 1e-4, 5e-4))
     seed: int = 0
 
 
