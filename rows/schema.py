@@ -147,9 +147,15 @@ def _blocks_of_human_turn(value: str) -> list[dict[str, str]]:
 def _read_messages(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[dict[str, Any]]]:
     images = images_of(row)
     turns = _turns(row, "messages", name)
+    own: list[Any] = []
     messages: list[dict[str, Any]] = [
-        {"role": turn.get("role"), "content": _blocks(turn.get("content"), name)} for turn in turns
+        {"role": turn.get("role"), "content": _blocks(turn.get("content"), name, own)} for turn in turns
     ]
+    if any(image is not None for image in own):
+        # Blocks without a picture of their own take the row's pictures in turn
+        others = iter(images)
+        images = [next(others, None) if image is None else image for image in own] + list(others)
+        images = [image for image in images if image is not None]
     has_blocks = any(block["type"] == "image" for message in messages for block in message["content"])
     first_user = next((message for message in messages if message["role"] == "user"), None)
     if images and not has_blocks and first_user is not None:
@@ -158,7 +164,8 @@ def _read_messages(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[d
     return images, messages
 
 
-def _blocks(content: Any, name: str) -> list[dict[str, str]]:
+def _blocks(content: Any, name: str, own: list[Any]) -> list[dict[str, str]]:
+    """The blocks of a content; to `own` goes the picture that each image block carries, or None."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list | tuple):
@@ -167,7 +174,8 @@ def _blocks(content: Any, name: str) -> list[dict[str, str]]:
     for block in content:
         if not isinstance(block, Mapping):
             raise BadRow(f"{name}: a block of a 'content' is {block!r:.100}; it must be an object with a 'type'.")
-        if block.get("type") == "image":
+        if block.get("type") in ("image", "image_url"):
+            own.append(_image_of_block(block, name))
             blocks.append({"type": "image"})
         elif block.get("type") == "text" and isinstance(block.get("text"), str):
             blocks.append({"type": "text", "text": block["text"]})
@@ -176,6 +184,23 @@ def _blocks(content: Any, name: str) -> list[dict[str, str]]:
                 f"{name}: unknown content block {block!r}; use {{'type': 'image'}} or {{'type': 'text', 'text': ...}}."
             )
     return blocks
+
+
+def _image_of_block(block: Mapping[str, Any], name: str) -> Any:
+    """The picture inside a block, or None.
+
+    Raises:
+        BadRow: It is an address.
+    """
+    if address := block.get("url") or block.get("image_url"):
+        raise BadRow(
+            f"{name}: a block names its image by the address {address!r:.100}, and those are not fetched. Download it and "
+            "give its path: {'type': 'image', 'path': ...}.",
+            kind="image path",
+        )
+    if block.get("bytes") is not None:
+        return {"bytes": block["bytes"], "path": None}
+    return block["image"] if block.get("image") is not None else block.get("path")
 
 
 def _check_turns(messages: list[dict[str, Any]], name: str) -> None:
