@@ -275,10 +275,12 @@ def test_files_and_functions_are_short(package_folders: dict[str, Path]) -> None
 # the file of the notion
 REGISTRIES = {
     "llavakit.modeling_llava.connectors": ["CONNECTORS"],
+    "llavakit.modeling_llava.image_features": ["FUSIONS"],
     "llavakit.modeling_llava.model_parts": ["PARTS", "STAGES"],
     "llavakit.processing.image_layouts": ["IMAGE_LAYOUTS"],
     "llavakit.processing.chat_templates": ["SHIPPED_TEMPLATES"],
     "llavakit.cli": ["VERBS"],
+    "llavakit.data_generation.contexts": ["CONTEXT_SOURCES"],
     "llavakit.data_generation.filters": ["FILTERS"],
     "llavakit.data_generation.prompts": ["DATA_TYPES"],
     "llavakit.data_generation.teachers": ["TEACHERS"],
