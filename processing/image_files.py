@@ -66,7 +66,7 @@ def describe(image: Any) -> str:
         return f"of {len(image)} bytes"
     path = str(os.fspath(image))
     path = path if len(path) <= 300 else f"{path[:60]}..."
-    return path if path.isprintable() else repr(path)
+    return repr(path)
 
 
 def too_large(what: str, size: tuple[int, int], most: int = MAX_IMAGE_PIXELS) -> PictureError:
@@ -184,7 +184,7 @@ def naming(image: Any) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise PictureError(
-            f"{describe(image)} cannot be read as an image: there is no image of this name. Correct the path.",
+            f"there is no image {describe(image)}: it cannot be read as an image. Correct the path.",
             "image missing",
         ) from error
     except Image.DecompressionBombError as error:

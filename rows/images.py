@@ -168,7 +168,8 @@ def _as_bad_row(source: ImageSource, name: str) -> Iterator[None]:
     try:
         yield
     except PictureError as error:
-        raise BadRow(f"{name}: {error}", kind=error.kind) from error
+        folder = " Check --image_folder too." if error.kind == "image missing" else ""
+        raise BadRow(f"{name}: {error}{folder}", kind=error.kind) from error
     except ValueError as error:  # not an image of any form
         raise BadRow(f"{name}: {error}", kind="image unreadable") from error
 

@@ -108,7 +108,7 @@ def write_report(results: Mapping[str, Any], folder: Path, final: Path | None = 
         The page's path. The page is whole or the one before.
 
     Raises:
-        FileNotFoundError: A picture is not there.
+        BadRow: A picture is not there.
     """
     examples = [_shown_example(example, folder) for example in results["examples"]]
     description = results.get("description")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llavakit.cli import main
-from llavakit.data_generation.answers.parsing import looks_cut_off
+from llavakit.data_generation.answers.forms import looks_cut_off
 from llavakit.data_generation.answers.samples import Sample
 from llavakit.data_generation.filters import FILTERS, make_filters
 from llavakit.data_generation.filters.filtering import filter_run

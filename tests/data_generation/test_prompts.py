@@ -93,7 +93,7 @@ def test_a_picture_goes_along_and_is_read_late(tmp_path: Path):
     prompt = load_prompt("vision_detail")
     request = prompt.request(CONTEXT, image_folder=tmp_path)
     assert request.image == str(tmp_path / "a" / "7.png")
-    with pytest.raises(ValueError, match="7.png.* cannot be read .*there is no image"):
+    with pytest.raises(ValueError, match="7.png.* cannot be read .*--image_folder"):
         request.chat_messages()
     (tmp_path / "a").mkdir()
     Image.new("RGB", (3, 2)).save(tmp_path / "a" / "7.png")

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from llavakit.quickstart.report import render_table, write_report
+from llavakit.rows.schema import BadRow
 
 COLOURS = ("red", "green", "blue", "orange")
 KINDS = ("presence", "colour", "count", "relation")
@@ -223,6 +224,6 @@ def test_commands_never_name_a_passing_folder(results: dict[str, Any], tmp_path:
 def test_a_missing_picture_leaves_the_page_before(results: dict[str, Any], tmp_path: Path) -> None:
     before = write_report(results, tmp_path).read_bytes()
     (tmp_path / results["examples"][3]["image"]).unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BadRow, match="there is no image .*0003.png"):
         write_report(results, tmp_path)
     assert (tmp_path / "report.html").read_bytes() == before

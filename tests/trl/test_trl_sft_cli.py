@@ -26,8 +26,6 @@ RECORDER = """
 import importlib.machinery
 import os
 
-from ..cpu_training import CPU_FLAGS
-
 
 class Recorder:
     @staticmethod
