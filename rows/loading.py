@@ -1,6 +1,5 @@
 """Reading rows of either format, from a file, a folder or the Hub, into a `datasets` data set of one form."""
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, IterableDataset, List, Value
 
+from .bad_rows import ON_BAD_ROW, BadRows
 from .files import named_values
 from .images import resolve_images
-from .schema import BadRow, Row, normalize_row, row_name
+from .registry import check_choice
+from .schema import Row, normalize_row, row_name
 from .splits import check_file, files_of_split, split_of
-
-logger = logging.getLogger(__name__)
 
 FEATURES = Features(
     {
@@ -26,7 +25,6 @@ FEATURES = Features(
     }
 )
 DATA_SUFFIXES = (".json", ".jsonl", ".parquet")
-ON_BAD_ROW = ("error", "skip")
 _CANONICAL = "_llavakit_canonical"
 
 
@@ -62,8 +60,7 @@ def load_conversations(
         ValueError: A folder without data files, a file that is not JSON, an unknown `on_bad_row`, a split that is not
             there, or a `config` of what is not on the Hub.
     """
-    if on_bad_row not in ON_BAD_ROW:
-        raise ValueError(f"on_bad_row={on_bad_row!r} is unknown; choose one of {ON_BAD_ROW}.")
+    check_choice(on_bad_row, ON_BAD_ROW, "on_bad_row")
     source, folder = _find(path_or_repo, image_folder, streaming, split, config)
     if isinstance(source, list):
         return _canonical(_from_files(source, folder, streaming, on_bad_row))
@@ -179,28 +176,19 @@ def canonical_rows(
     rows: Iterable[tuple[int, Mapping[str, Any]]], image_folder: str | os.PathLike | None, on_bad_row: str = "error"
 ) -> Iterator[Row]:
     """Normalise numbered rows one by one, with image paths joined to their folder, by the rule of `on_bad_row`."""
-    skipped: list[str] = []
-    for index, raw in rows:
-        try:
-            row = normalize_row(raw, index)
-            row["images"] = resolve_images(row["images"], image_folder, row_name(raw, index))
-        except BadRow as error:
-            if on_bad_row == "error":
-                raise
-            skipped.append(str(error))
-            continue
+    bad = BadRows(on_bad_row)
+
+    def canonical(numbered: tuple[int, Mapping[str, Any]]) -> Row:
+        index, raw = numbered
+        row = normalize_row(raw, index)
+        row["images"] = resolve_images(row["images"], image_folder, row_name(raw, index))
         for message in row["messages"]:
             # Arrow wants the same keys in every block
             message["content"] = [{"type": block["type"], "text": block.get("text")} for block in message["content"]]
-        yield row
-    report_skipped(skipped)
+        return row
 
-
-def report_skipped(reasons: list[str], shown: int = 20) -> None:
-    """Log how many rows were left out and which, the first `shown` with their reason."""
-    if reasons:
-        rest = f"\n  ... and {len(reasons) - shown} more" if len(reasons) > shown else ""
-        logger.warning("%d row(s) left out:\n  %s%s", len(reasons), "\n  ".join(reasons[:shown]), rest)
+    yield from bad.map(canonical, rows)
+    bad.log()
 
 
 def _from_files(files: list[Path], image_folder: Any, streaming: bool, on_bad_row: str) -> Dataset | IterableDataset:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from trl import SFTConfig
 
 from ..modeling_llava.model_parts import STAGES
-from ..rows.loading import ON_BAD_ROW
+from ..rows.bad_rows import ON_BAD_ROW
+from ..rows.registry import check_choice
 from .flags import refuse_flags
 from .precision import bfloat16_is_fast, has_accelerator
 
@@ -94,8 +95,7 @@ class LlavaSFTConfig(SFTConfig):
         super().__post_init__()
         if self.stage not in STAGES:
             raise ValueError(f"stage={self.stage!r} is unknown; choose one of {tuple(STAGES)}.")
-        if self.on_bad_row not in ON_BAD_ROW:
-            raise ValueError(f"on_bad_row={self.on_bad_row!r} is unknown; choose one of {ON_BAD_ROW}.")
+        check_choice(self.on_bad_row, ON_BAD_ROW, "on_bad_row")
         if self.stage == "align" and self.connector_learning_rate is not None:
             raise ValueError(
                 f"connector_learning_rate={self.connector_learning_rate} in stage 'align', where the connector is all that "

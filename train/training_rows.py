@@ -7,7 +7,8 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from ..rows.loading import from_rows, is_canonical, report_skipped, without_decoding
+from ..rows.bad_rows import log_left_out
+from ..rows.loading import from_rows, is_canonical, without_decoding
 from ..rows.schema import BadRow
 from .collator import LlavaCollator
 from .row_preparation import prepare_row
@@ -64,7 +65,7 @@ def _usable(rows: Dataset, samples: Samples, args: LlavaSFTConfig, name: str) ->
         more = f" {len(problems) - 1} more row(s) cannot be used either." if len(problems) > 1 else ""
         raise BadRow(f"{problems[0]}{more} --on_bad_row skip leaves such rows out; llavakit inspect lists them all.")
     if args.process_index == 0:
-        report_skipped(problems)
+        log_left_out(problems)
     if len(problems) == len(rows):
         raise BadRow(
             f"none of the {len(rows)} {name} rows can be used. The first: {problems[0] if problems else 'no rows'}"

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from ...rows.bad_rows import BadAnnotations
 from . import sources
-from .bad_annotations import BadAnnotations
 from .schema import Context
 
 

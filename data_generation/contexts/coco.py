@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...rows.bad_rows import BadAnnotation, BadAnnotations
 from ...rows.text_files import read_json
 from ..ids import UniqueIds, image_id
-from .bad_annotations import BadAnnotation, BadAnnotations
 from .schema import box_from_pixels, check_caption, corners_of
 
 

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ...rows.bad_rows import BadAnnotations, add_flag
 from . import CONTEXT_SOURCES
-from .bad_annotations import BadAnnotations, add_flag
 from .from_dataset import BOX_FORMATS
 
 # What belongs to some sources only: help, and choices where there are any

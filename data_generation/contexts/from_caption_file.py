@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...rows.bad_rows import BadAnnotation, BadAnnotations
 from ...rows.files import read_table
 from ..ids import UniqueIds
-from .bad_annotations import BadAnnotation, BadAnnotations
 from .schema import Context, check_caption, finished
 
 

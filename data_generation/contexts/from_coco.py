@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterator
 
+from ...rows.bad_rows import BadAnnotations
 from ..ids import UniqueIds
-from .bad_annotations import BadAnnotations
 from .coco import read_coco
 from .schema import Context, finished
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from ...processing.image_files import PictureError, opened
 from ...processing.image_inputs import upright_size
+from ...rows.bad_rows import BadAnnotation, BadAnnotations
 from ...rows.files import read_table
 from ..ids import UniqueIds, image_id
-from .bad_annotations import BadAnnotation, BadAnnotations
 from .from_images import pictures_in
 from .schema import Context, box_from_pixels, check_box, check_caption, check_category, corners_of, finished
 

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from ...rows.bad_rows import BadAnnotation, BadAnnotations
 from ...rows.images import image_size
 from ...rows.schema import BadRow
 from ..ids import UniqueIds
-from .bad_annotations import BadAnnotation, BadAnnotations
 from .schema import Context, finished
 
 logger = logging.getLogger(__name__)

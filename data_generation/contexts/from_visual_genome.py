@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .bad_annotations import BadAnnotation, BadAnnotations
+from ...rows.bad_rows import BadAnnotation, BadAnnotations
 from .schema import Context, box_from_pixels, check_caption, check_category, corners_of, finished
 
 CHUNK = 2**20  # characters read at a time

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ...rows.bad_rows import BadAnnotation, BadAnnotations
 from ...rows.files import read_rows
-from .bad_annotations import BadAnnotation, BadAnnotations
 
 Context = dict[str, Any]
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
-from .bad_annotations import BadAnnotations
+from ...rows.bad_rows import BadAnnotations
 from .schema import Context
 
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..contexts.bad_annotations import BadAnnotation, BadAnnotations
+from ...rows.bad_rows import BadAnnotation, BadAnnotations
 
 # Ways to ask for what a caption says: briefly, and of the picture alone
 BRIEF_QUESTIONS = (

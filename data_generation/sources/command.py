@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...rows.bad_rows import BadAnnotations, add_flag
 from ...rows.files import Row
-from ..contexts.bad_annotations import BadAnnotations, add_flag
 
 
 def add_parsers(steps: Any) -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 
 # Former name -> the module that stands in for it, both below `llavakit`
 RENAMED = {
+    "data_generation.contexts.bad_annotations": "rows.bad_rows",
     "data_generation.files": "rows.files",
     "data_generation.generate": "data_generation.teachers.generate",
     "data_generation.openai_teacher": "endpoints.client",

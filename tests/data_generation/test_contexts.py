@@ -10,9 +10,9 @@ import pytest
 
 from llavakit.cli import main
 from llavakit.data_generation.contexts import from_visual_genome as visual_genome
-from llavakit.data_generation.contexts.bad_annotations import BadAnnotation, BadAnnotations
 from llavakit.data_generation.contexts.from_coco import contexts_from_coco
 from llavakit.data_generation.contexts.schema import box_from_pixels, check_box, read_contexts
+from llavakit.rows.bad_rows import BadAnnotation, BadAnnotations
 
 Edit = Callable[[dict[str, Any], dict[str, Any]], Any]
 

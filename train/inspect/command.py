@@ -2,7 +2,7 @@
 
 import argparse
 
-from ...rows.loading import ON_BAD_ROW
+from ...rows.bad_rows import ON_BAD_ROW
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
