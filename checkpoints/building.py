@@ -13,13 +13,12 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from ..modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ..processing import LlavaProcessor
 from ..processing.image_plan import view_size
+from ..rows.schema import IMAGE_PLACEHOLDER
 from .backbones import check_scores, grow_vocabulary, load_language_model, load_vision_tower
 from .loading import naming_damage
 from .measuring import measure_image_tokens, measure_prefix_tokens
 from .safe_writing import replace_files, staging_folder
 from .stop_tokens import add_stop_tokens
-
-IMAGE_TOKEN = "<image>"
 
 
 def build_llava(
@@ -114,8 +113,8 @@ def build_model(
         tokenizer: Any = AutoTokenizer.from_pretrained(language, **hub)
         causal = load_language_model(language, dtype=dtype or "auto", **hub)
     # The processor adds the token to the same tokenizer, and gets the same id.
-    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)])
-    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    tokenizer.add_tokens([AddedToken(IMAGE_PLACEHOLDER, normalized=False, special=True)])
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
 
     hub["revision"] = vision_revision or "main"
     with naming_damage(vision):

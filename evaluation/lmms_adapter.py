@@ -15,10 +15,10 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from ..inference.chat import load_llava
 from ..inference.engine import Answer, Question, text_block
 from ..inference.local_engine import LocalEngine
+from ..rows.schema import IMAGE_PLACEHOLDER
 
 MODEL = ModelManifest("llavakit", simple_class_path=f"{__name__}.LlavakitModel")
 
-IMAGE = "<image>"
 MAX_NEW_TOKENS = 1024  # where a task says nothing, as lmms-eval's own models have it
 LONGEST_CONTINUATION = 64  # tokens that are looked at to tell whether a continuation is the greedy one
 
@@ -114,7 +114,7 @@ class LlavakitModel(lmms):
     def _question(self, name: str, context: str, document: Sequence[Any], **settings: Any) -> Question:
         """The question, with its images where the context names them, and before it otherwise."""
         images = list(document[0](self._document(document)) or [])
-        pieces = context.split(IMAGE)
+        pieces = context.split(IMAGE_PLACEHOLDER)
         if len(pieces) - 1 != len(images):
             pieces = [*[""] * len(images), context]
         content: list[dict[str, Any]] = []

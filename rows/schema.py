@@ -16,10 +16,12 @@ data (equation 2 of arXiv:2304.08485), so it becomes a block in its place. Every
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import cycle
 from typing import Any
 
 IMAGE_PLACEHOLDER = "<image>"
+SPEAKERS = ("human", "gpt")
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 Row = dict[str, Any]
@@ -62,6 +64,27 @@ def row_name(row: Mapping[str, Any], index: int | None = None) -> str:
     if row.get("id") is not None:
         names.append(f"id {row['id']!r}")
     return ", ".join(names) or "a row without an id"
+
+
+def make_row(
+    row_id: str, image: Any, exchanges: Iterable[tuple[str, str]], *, image_first: bool = True, **described: Any
+) -> Row:
+    """A row of the original's format.
+
+    Args:
+        row_id: Names it.
+        image: What its picture is found by; None for a conversation without one.
+        exchanges: Questions with their answers.
+        image_first: Whether the placeholder stands before the first question or after it (equation 2 of
+            arXiv:2304.08485).
+        described: What else is said of the row, such as its `type`; it stands after the id.
+    """
+    values = [value for exchange in exchanges for value in exchange]
+    if image is not None:
+        asked = (IMAGE_PLACEHOLDER, values[0]) if image_first else (values[0], IMAGE_PLACEHOLDER)
+        values[0] = "\n".join(asked)
+    turns = [{"from": speaker, "value": value} for speaker, value in zip(cycle(SPEAKERS), values, strict=False)]
+    return {"id": row_id, **described, "image": image, "conversations": turns}
 
 
 def normalize_row(row: Mapping[str, Any], index: int | None = None) -> Row:

@@ -22,6 +22,7 @@ from ..checkpoints.loading import load_model, load_processor, naming_damage
 from ..checkpoints.model_card import write_model_card
 from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
 from ..checkpoints.stop_tokens import add_stop_tokens
+from .batching import IGNORE_INDEX
 from .collator import LlavaCollator
 from .optimization import check_optimization, parameter_groups
 from .resuming import check_stage
@@ -247,7 +248,7 @@ class LlavaSFTTrainer(SFTTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         mode = "train" if self.model.training else "eval"
-        supervised = (inputs["labels"][:, 1:] != -100).sum()
+        supervised = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
         rate = supervised / inputs["attention_mask"].sum()
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = result[0] if return_outputs else result

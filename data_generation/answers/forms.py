@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...endpoints.reasoning import has_reasoning
+from ...rows.schema import IMAGE_PLACEHOLDER
 from ..languages import count_words, ends_sentences_with_a_stop
 from .structured import Rejected, parse_structured, structured_exchanges, verify_claims
 
@@ -35,7 +36,6 @@ HEADER = re.compile(
 ROLE_INSIDE = re.compile(r"\b(Question|Answer|User|Assistant|Human|GPT|System)(?: \d+)?\s*:")
 # A role that follows a whole sentence on the same line begins a turn of its own
 ROLE_AFTER_SENTENCE = re.compile(r"(?<=[.?!])[ \t]+(?=(?:Question|Answer|User|Assistant|Human|GPT)(?: \d+)?\s*:)")
-PLACEHOLDER = "<image>"
 
 # Words that no finished sentence ends in
 UNFINISHED_WORDS = frozenset(
@@ -97,8 +97,8 @@ def check_exchanges(exchanges: list[Exchange]) -> None:
                 raise FormatViolation(f"'===' is left in {role} {number}")
             if inside := ROLE_INSIDE.search(value):
                 raise FormatViolation(f"{inside[0]!r} stands inside {role} {number}")
-            if PLACEHOLDER in value:
-                raise FormatViolation(f"the placeholder {PLACEHOLDER!r} stands inside {role} {number}")
+            if IMAGE_PLACEHOLDER in value:
+                raise FormatViolation(f"the placeholder {IMAGE_PLACEHOLDER!r} stands inside {role} {number}")
             if has_reasoning(value):
                 raise FormatViolation(
                     f"marks of a model's reasoning (<think> or the like) stand inside {role} {number}"

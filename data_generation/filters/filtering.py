@@ -15,8 +15,9 @@ from typing import Any, TextIO
 
 from ...endpoints.journal import NAME as JOURNAL
 from ...rows.files import Row, replacing, write_rows
+from ...rows.schema import make_row
 from ..answers.candidates import Candidate, candidates_of_rows, candidates_of_run
-from ..answers.forms import PLACEHOLDER, Exchange, FormatViolation
+from ..answers.forms import Exchange, FormatViolation
 from ..answers.samples import Sample
 from ..languages import is_english
 from ..teachers.run_folder import CONTEXTS, SETTINGS, load_run
@@ -157,18 +158,8 @@ def _judge(candidate: Candidate, checks: Mapping[str, Check], tally: Tally) -> t
 def _row(candidate: Candidate, exchanges: list[Exchange], seed: int) -> Row:
     if candidate.context is None:  # a row already: kept as it is
         return dict(candidate.source)
-    turns = [turn for exchange in exchanges for turn in zip(("human", "gpt"), exchange, strict=True)]
-    conversations = [{"from": role, "value": value} for role, value in turns]
-    if candidate.image is not None:
-        question = exchanges[0][0]
-        image_first = random.Random(f"{seed}/{candidate.id}").random() < 0.5
-        conversations[0]["value"] = f"{PLACEHOLDER}\n{question}" if image_first else f"{question}\n{PLACEHOLDER}"
-    return {
-        "id": candidate.id,
-        "type": candidate.type,
-        "image": candidate.image,
-        "conversations": conversations,
-    }
+    image_first = random.Random(f"{seed}/{candidate.id}").random() < 0.5
+    return make_row(candidate.id, candidate.image, exchanges, image_first=image_first, type=candidate.type)
 
 
 def _rejected_row(candidate: Candidate, rejection: Rejection) -> Row:

@@ -2,13 +2,13 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ...rows.schema import IMAGE_PLACEHOLDER, Row, make_row
 from ...rows.text_files import read_json
 from ..ids import UniqueIds, image_id
 
-Row = dict[str, Any]
 Exchange = tuple[str, str]  # a question and its answer
 
 # How COCO's 2017 release names the image of an id; the 2014 release, which VQAv2 and RefCOCO were made of, holds the
@@ -46,18 +46,13 @@ def merged_rows(
         for part in range(parts):
             start, end = (len(all_of_round) * bound // parts for bound in (part, part + 1))
             row_id = ids.take(f"{name}-{image_id(image)}")
-            yield {"id": row_id, "type": name, "image": image, "conversations": turns(all_of_round[start:end])}
+            yield make_row(row_id, image, without_placeholders(all_of_round[start:end]), type=name)
 
 
-def turns(exchanges: Sequence[Exchange], with_image: bool = True) -> list[dict[str, str]]:
-    """Turns of the original's row format; the image goes before the first question."""
-    conversation = []
-    for position, (question, answer) in enumerate(exchanges):
-        # A file's own "<image>" is text and must not become the place of one
-        text = question.strip().replace("<image>", "< image >")
-        head = "<image>\n" if with_image and position == 0 else ""
-        conversation += [{"from": "human", "value": head + text}, {"from": "gpt", "value": answer.strip()}]
-    return conversation
+def without_placeholders(exchanges: Iterable[Exchange]) -> Iterator[Exchange]:
+    """The exchanges without blanks around; a file's own `<image>` is text and must not become the place of one."""
+    for question, answer in exchanges:
+        yield question.strip().replace(IMAGE_PLACEHOLDER, "< image >"), answer.strip()
 
 
 def prefixed(rows: Iterable[Row], prefix: str) -> Iterator[Row]:

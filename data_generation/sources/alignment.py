@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...rows.bad_rows import BadAnnotation, BadAnnotations
+from ...rows.schema import make_row
 
 # Ways to ask for what a caption says: briefly, and of the picture alone
 BRIEF_QUESTIONS = (
@@ -58,9 +59,4 @@ def _row(number: int, pair: Mapping[str, Any], seed: int) -> dict[str, Any]:
         raise BadAnnotation(f"the pair of id {pair['id']!r} has an empty caption. Write one, or drop the pair.")
     draw = random.Random(f"{seed}/{pair['id']}/{caption}")
     question = draw.choice(BRIEF_QUESTIONS)
-    first_turn = f"<image>\n{question}" if draw.random() < 0.5 else f"{question}\n<image>"
-    return {
-        "id": str(pair["id"]),
-        "image": pair["image"],
-        "conversations": [{"from": "human", "value": first_turn}, {"from": "gpt", "value": caption}],
-    }
+    return make_row(str(pair["id"]), pair["image"], [(question, caption)], image_first=draw.random() < 0.5)

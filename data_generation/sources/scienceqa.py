@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from ...rows.answer_formats import LETTERS
+from ...rows.schema import make_row
 from ...rows.text_files import read_json
 
-OPTION_LETTERS = "ABCDEFGHIJ"
 ANSWER_ORDERS = ("reasoning_first", "answer_first")
 
 
@@ -44,21 +45,14 @@ def scienceqa_rows(
     for key, problem in chosen.items():
         question, answer = _question(problem), _answer(key, problem, answer_order)
         image = f"{problem['split']}/{key}/{problem['image']}" if problem.get("image") else None
-        yield {
-            "id": key,
-            "image": image,
-            "conversations": [
-                {"from": "human", "value": f"<image>\n{question}" if image else question},
-                {"from": "gpt", "value": answer},
-            ],
-        }
+        yield make_row(key, image, [(question, answer)])
 
 
 def _question(problem: dict[str, Any]) -> str:
     lines = [f"Question: {problem['question']}"]
     if problem.get("hint"):
         lines.append(f"Context: {problem['hint']}")
-    options = " ".join(f"({OPTION_LETTERS[i]}) {choice}" for i, choice in enumerate(problem["choices"]))
+    options = " ".join(f"({LETTERS[i]}) {choice}" for i, choice in enumerate(problem["choices"]))
     return "\n".join([*lines, f"Options: {options}"])
 
 
@@ -66,7 +60,7 @@ def _answer(key: str, problem: dict[str, Any], answer_order: str) -> str:
     number = problem["answer"]
     if not 0 <= number < len(problem["choices"]):
         raise ValueError(f"problem {key!r}: answer {number} is none of its {len(problem['choices'])} choices.")
-    answer = f"The answer is {OPTION_LETTERS[number]}."
+    answer = f"The answer is {LETTERS[number]}."
     reasoning = "\n".join(part.strip() for part in (problem.get("lecture"), problem.get("solution")) if part)
     if not reasoning:
         return answer

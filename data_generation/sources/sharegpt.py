@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...rows.files import read_rows
+from ...rows.schema import Row, make_row
 from ..ids import UniqueIds
 from ..option_flags import option
-from .academic_rows import Exchange, Row, turns
+from .academic_rows import Exchange, without_placeholders
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +62,7 @@ def _rows(conversations: str | os.PathLike, max_characters: int, long: str) -> I
             dropped["every exchange too long"] += 1
         for part, some in enumerate(parts if long == "split" else parts[:1]):
             name = f"sharegpt-{entry.get('id', number)}" + (f"-{part}" if part else "")
-            yield {
-                "id": ids.take(name),
-                "type": "sharegpt",
-                "image": None,
-                "conversations": turns(some, with_image=False),
-            }
+            yield make_row(ids.take(name), None, without_placeholders(some), type="sharegpt")
     for reason, count in dropped.most_common():
         logger.warning("%d conversation(s) dropped: %s", count, reason)
 

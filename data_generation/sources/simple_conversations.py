@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...rows.answer_formats import NUMBER_WORDS
+from ...rows.schema import make_row
 from ..ids import UniqueIds
 
 # A difference of box centres below this share of the width is no clear left or right
@@ -39,11 +40,7 @@ def simple_conversation_rows(
             ("What is happening in this photo?", draw.choice(texts)),
             *_about_objects(instances.get(name, []), draw),
         ]
-        turns = []
-        for position, (question, answer) in enumerate(exchanges):
-            turns.append({"from": "human", "value": f"<image>\n{question}" if position == 0 else question})
-            turns.append({"from": "gpt", "value": answer})
-        yield {"id": ids.of_image(name), "image": name, "conversations": turns}
+        yield make_row(ids.of_image(name), name, exchanges)
 
 
 def _about_objects(objects: list[dict[str, Any]], draw: random.Random) -> Iterator[tuple[str, str]]:

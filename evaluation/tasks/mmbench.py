@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...rows.answer_formats import OPTION_LETTER
+from ...rows.answer_formats import LETTERS, OPTION_LETTER
 from ...rows.extras import require
 from ...rows.files import replacing
 from ..reading import answers as answer_files
@@ -23,8 +23,8 @@ from ..reading.answers import Answers, whole_number
 from ..task import Example, Graded, Task, count_of
 
 PASS = 1_000_000
-LETTERS = "ABCD"
-SUBMITTED = ("index", "question", *LETTERS, "prediction", "answer", "split")  # columns of the server's table
+CHOICES = LETTERS[:4]  # as many as the benchmark has
+SUBMITTED = ("index", "question", *CHOICES, "prediction", "answer", "split")  # columns of the server's table
 SHORTEST_IMAGE = 64  # characters; what is shorter is the index of the row that has the image
 PUNCTUATION = str.maketrans(".()[],:;!*#{}", " " * 13)
 ABILITIES = {
@@ -112,7 +112,7 @@ class MMBench(Task):
             {
                 "index": int(example.id),
                 "question": example.meta["question"],
-                **{letter: example.meta["options"].get(letter) for letter in LETTERS},
+                **{letter: example.meta["options"].get(letter) for letter in CHOICES},
                 "prediction": answers.get(example.id),
                 "answer": example.truth,
                 "split": example.meta["split"],
@@ -209,18 +209,18 @@ def _rotations(row: Row) -> Iterator[Row]:
     for turn in range(len(options)):
         turned = options[turn:] + options[:turn]
         answer = _answer(row)
-        place = (LETTERS.index(answer) - turn) % len(options) if answer else None
+        place = (CHOICES.index(answer) - turn) % len(options) if answer else None
         yield {
             **row,
             "index": row["index"] + turn * PASS,
-            **dict(zip(LETTERS, turned, strict=False)),
-            "answer": None if place is None else LETTERS[place],
+            **dict(zip(CHOICES, turned, strict=False)),
+            "answer": None if place is None else CHOICES[place],
         }
 
 
 def _options(row: Row) -> dict[str, str]:
     options: dict[str, str] = {}
-    for letter in LETTERS:
+    for letter in CHOICES:
         if row.get(letter) is None:
             break
         options[letter] = str(row[letter])

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...rows.answer_formats import OPTION_LETTER
+from ...rows.answer_formats import LETTERS, OPTION_LETTER
 from ..reading.answers import Answers, json_content, json_rows, whole_number
 from ..task import Example, Task
 
-LETTERS = "ABCDE"
+CHOICES = LETTERS[:5]  # as many as the benchmark has
 THE_ANSWER = re.compile(r"The answer is ([A-Z]).")
 
 SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
@@ -69,7 +69,7 @@ class ScienceQA(Task):
         return float(parse_option(answer, len(example.meta["choices"])) == example.truth)
 
     def truth_text(self, example: Example) -> str:
-        return f"{LETTERS[example.truth]}. {example.meta['choices'][example.truth]}"
+        return f"{CHOICES[example.truth]}. {example.meta['choices'][example.truth]}"
 
     def groups(self, example: Example) -> list[str]:
         meta = example.meta
@@ -81,20 +81,20 @@ class ScienceQA(Task):
 def parse_option(text: str, num_choices: int) -> int | None:
     """The number of the option that an answer names; None where it names none, several, or one that is not there."""
     letter = named_option(text)
-    number = -1 if letter is None else LETTERS.find(letter)
+    number = -1 if letter is None else CHOICES.find(letter)
     return number if 0 <= number < num_choices else None
 
 
 def named_option(text: str) -> str | None:
     """The one letter that an answer names, whether there is such an option or not."""
-    if text in list(LETTERS) or (len(text) >= 3 and text[0] in LETTERS and text[1:3] == ". "):
+    if text in list(CHOICES) or (len(text) >= 3 and text[0] in CHOICES and text[1:3] == ". "):
         return text[0]
     named = THE_ANSWER.findall(text)
     return named[0] if len(named) == 1 else None
 
 
 def _letter(number: Any) -> str:
-    return LETTERS[int(number)] if 0 <= int(number) < len(LETTERS) else "FAILED"
+    return CHOICES[int(number)] if 0 <= int(number) < len(CHOICES) else "FAILED"
 
 
 def _truth(key: str, problem: Mapping[str, Any]) -> int:
@@ -113,7 +113,7 @@ def _truth(key: str, problem: Mapping[str, Any]) -> int:
 def _example(key: str, problem: Mapping[str, Any]) -> Example:
     image = problem.get("image")
     context = [f"Context: {problem['hint']}"] if problem.get("hint") else []
-    options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, problem["choices"], strict=False)]
+    options = [f"{letter}. {choice}" for letter, choice in zip(CHOICES, problem["choices"], strict=False)]
     asked = "\n".join([*context, problem["question"], *options])
     meta = {name: problem.get(name) for name in ("subject", "grade", "hint", "question", "choices")}
     return Example(
@@ -122,5 +122,5 @@ def _example(key: str, problem: Mapping[str, Any]) -> Example:
         truth=_truth(key, problem),
         images=[f"{problem.get('split', SPLIT)}/{key}/{image}"] if image else [],
         meta={**meta, "asked": asked},
-        choices=list(LETTERS[: len(problem["choices"])]),
+        choices=list(CHOICES[: len(problem["choices"])]),
     )

@@ -15,6 +15,7 @@ from ..quickstart.questions import SceneQuestion
 from ..quickstart.rows import detail_turn, reasoning_turn, tally_of
 from ..quickstart.world import Pair, Scene, draw_scene, sample_scene
 from ..rows.files import write_rows
+from ..rows.schema import IMAGE_PLACEHOLDER
 from .runs import TYPES
 
 NUM_CHOICES = 3
@@ -144,6 +145,6 @@ def science_items(folder: Path, problems: Mapping[str, ScienceProblem]) -> list[
     items = []
     for row in scienceqa_rows(folder / PROBLEMS, "test"):
         question, answer = (turn["value"] for turn in row["conversations"])
-        asked = SceneQuestion("science", "science", question.removeprefix("<image>\n"), answer, ())
+        asked = SceneQuestion("science", "science", question.removeprefix(f"{IMAGE_PLACEHOLDER}\n"), answer, ())
         items.append(Item(problems[row["id"]].scene, asked, held_out_pair=False))
     return items

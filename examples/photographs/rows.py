@@ -2,11 +2,9 @@
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
+from ..rows.schema import Row, make_row
 from .labelled import Photograph
-
-Row = dict[str, Any]
 
 QUESTION = "What does this photograph show?"  # what the model is examined with
 
@@ -69,8 +67,4 @@ def _second_turn(label: str, other: str, rng: random.Random) -> tuple[str, str]:
 
 def _row(photograph: Photograph, turns: Sequence[tuple[str, str]]) -> Row:
     """A row in the original's format; the picture stands before the first question."""
-    conversations = []
-    for number, (question, answer) in enumerate(turns):
-        conversations.append({"from": "human", "value": f"<image>\n{question}" if number == 0 else question})
-        conversations.append({"from": "gpt", "value": answer})
-    return {"id": photograph.path, "image": photograph.path, "conversations": conversations}
+    return make_row(photograph.path, photograph.path, turns)

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from ..train.batching import IGNORE_INDEX
 from .phrases import attributes, phrase_text, phrases_about, truth
 from .world import CELL_SIDE, IMAGE_SIDE, Pair, Scene
 
@@ -165,7 +166,7 @@ def pretrain_llama(
     def loss_of_batch() -> torch.Tensor:
         rows = [encoded[number] for number in rng.choice(batches)]
         batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
-        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE_INDEX)
         return model(**batch, labels=labels).loss
 
     losses = _train(

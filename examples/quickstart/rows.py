@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data_generation.sources.alignment import alignment_rows
+from ..rows.schema import IMAGE_PLACEHOLDER, make_row
 from .questions import KINDS, NUMBERS, Examiner, enumeration, full_name, with_article
 from .world import COLOURS, SHAPES, Scene
 
@@ -107,16 +108,12 @@ def instruction_rows(scenes: list[Scene], pictures: list[str], examiner: Examine
 
 
 def _row(row_id: str, picture: str, turns: list[Turn]) -> dict[str, Any]:
-    values = [value for turn in turns for value in turn]
     # Equation 2 of the paper draws the order; here stage 1 does, and stage 2 has the one that is asked in
-    values[0] = f"<image>\n{values[0]}"
-    speakers = ("human", "gpt") * len(turns)
-    conversation = [{"from": speaker, "value": value} for speaker, value in zip(speakers, values, strict=True)]
-    return {"id": row_id, "image": picture, "conversations": conversation}
+    return make_row(row_id, picture, turns)
 
 
 def without_image(row: dict[str, Any]) -> dict[str, Any]:
     """The same row for a model that is to stay blind."""
     first, *rest = row["conversations"]
-    blind = {**first, "value": first["value"].replace("<image>", "").strip()}
+    blind = {**first, "value": first["value"].replace(IMAGE_PLACEHOLDER, "").strip()}
     return {**row, "image": None, "conversations": [blind, *rest]}
