@@ -49,7 +49,7 @@ def table(
     made = Table(
         title=_text(title) if title else None, title_justify="left", title_style="bold", box=Box(LINES, ascii=True)
     )
-    made.show_edge, made.pad_edge = False, False
+    made.show_edge, made.pad_edge, made.show_header = False, False, any(name.strip() for name in columns)
     for name in columns:
         made.add_column(_text(name), justify="left" if name in left else "right")
     for number, row in enumerate(rows, start=1):
