@@ -42,15 +42,15 @@ def save_connector(
     os.makedirs(directory, exist_ok=True)
     path = os.path.join(directory, CONNECTOR_FILE)
     # Written beside and then renamed: a full disk or a kill leaves the former file as it was.
-    beside = f"{path}.{os.getpid()}.tmp"
+    partial = f"{path}.{os.getpid()}.tmp"
     try:
-        save_file(weights, beside, metadata={"format": "pt"})
-        with open(beside, "rb") as file:
+        save_file(weights, partial, metadata={"format": "pt"})
+        with open(partial, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(partial, path)
     finally:
-        if os.path.exists(beside):
-            os.remove(beside)
+        if os.path.exists(partial):
+            os.remove(partial)
     return path
 
 

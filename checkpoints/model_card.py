@@ -6,6 +6,7 @@ from typing import Any
 
 from ..modeling_llava.configuration_llava import LlavaConfig
 from ..modeling_llava.model_parts import STAGES
+from ..rows.files import replacing
 
 CARD_FILE = "README.md"
 # The first line after the front matter. A README without it was written by a person and is left alone.
@@ -26,9 +27,8 @@ def write_model_card(directory: str | os.PathLike, config: LlavaConfig) -> None:
         text = path.read_text(encoding="utf-8")
         if CARD_MARK not in text and EMPTY_FORM not in text:
             return
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(model_card(config), encoding="utf-8")
-    os.replace(beside, path)
+    with replacing(path) as partial:
+        partial.write_text(model_card(config), encoding="utf-8")
 
 
 def model_card(config: LlavaConfig) -> str:

@@ -166,8 +166,8 @@ def _compare(args: argparse.Namespace) -> int:
 
     table = comparison_table(compare(args.first, args.second))
     if args.output:
-        with replacing(args.output) as beside:
-            beside.write_text(table, encoding="utf-8")
+        with replacing(args.output) as partial:
+            partial.write_text(table, encoding="utf-8")
     print(table, end="")
     return 0
 

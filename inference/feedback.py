@@ -65,8 +65,8 @@ class Feedback:
         path = self.pictures / f"{picture.digest}{picture.suffix}"
         if not path.exists():
             self.pictures.mkdir(exist_ok=True)
-            with replacing(path) as beside:
-                beside.write_bytes(picture.content)
+            with replacing(path) as partial:
+                partial.write_bytes(picture.content)
         return path.relative_to(self.path.parent).as_posix()
 
     def _append(self, row: Mapping[str, Any]) -> None:

@@ -107,8 +107,8 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> in
         ".parquet": _write_parquet,
     }
     write = writers[check_suffix(path)]
-    with replacing(path) as beside:
-        return write(rows, beside)
+    with replacing(path) as partial:
+        return write(rows, partial)
 
 
 @contextlib.contextmanager
@@ -116,12 +116,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A path beside `path` to write to; renamed over `path` at the end, or removed when the body fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}.part")
     try:
-        yield beside
-        os.replace(beside, path)
+        yield partial
+        os.replace(partial, path)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _write_json(rows: Iterable[Mapping[str, Any]], path: Path) -> int:

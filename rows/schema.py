@@ -41,7 +41,7 @@ BAD_ROW_KINDS = {
     "image too large": "an image large enough to be a decompression bomb",
     "template": "the chat template refuses the conversation",
     "too long": "the first exchange is longer than max_length",
-    "nothing supervised": "the chat template marks nothing to be learnt",
+    "nothing supervised": "the chat template marks nothing as supervised",
 }
 
 
@@ -132,7 +132,7 @@ def _read_original(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[d
         if not isinstance(value, str):
             raise BadRow(f"{name}: the 'value' of a {speaker!r} turn is {value!r}; it must be a string.")
         if speaker == "gpt" and not messages:
-            continue  # ShareGPT rows can open with the assistant; nothing precedes that turn, so nothing is learnt
+            continue  # ShareGPT rows can open with the assistant; nothing precedes that turn, so nothing is supervised
         content = _blocks_of_human_turn(value) if speaker == "human" else [{"type": "text", "text": value}]
         messages.append({"role": ROLES[speaker], "content": content})
     return _as_list(row.get("image")), messages

@@ -244,8 +244,8 @@ class _Preparation:
         table = pa.Table.from_pydict(columns, schema=FEATURES.arrow_schema)
         path = self.folder / f"{number:06}-{_state_of(columns['image_files'])}.arrow"
         with (
-            replacing(path) as beside,
-            pa.OSFile(str(beside), "wb") as file,
+            replacing(path) as partial,
+            pa.OSFile(str(partial), "wb") as file,
             pa.ipc.new_stream(file, table.schema) as out,
         ):
             out.write_table(table)

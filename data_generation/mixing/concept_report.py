@@ -98,5 +98,5 @@ def plot_frequencies(before: np.ndarray, after: np.ndarray, min_count: int, path
     axes.set(xscale="log", yscale="log", xlabel="noun phrase, by frequency", ylabel="captions that mention it")
     axes.legend()
     axes.grid(alpha=0.3)
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png", dpi=150)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)

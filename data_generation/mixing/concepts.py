@@ -119,8 +119,8 @@ def balance_captions(
     if plot:
         report["plot"] = str(output.with_suffix(".png"))
         plot_frequencies(mentions.counts, counts_after, min_count, output.with_suffix(".png"))
-    with replacing(output.with_suffix(".report.json")) as beside:
-        beside.write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")
+    with replacing(output.with_suffix(".report.json")) as partial:
+        partial.write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")
     return report
 
 

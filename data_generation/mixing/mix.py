@@ -91,8 +91,8 @@ def mix(
         total = write_rows(_rows(scratch, order, counts, several), output)
     report = mix_report(pools, counts, total, notes)
     report = {"output": str(output), "seed": seed, **report}
-    with replacing(output.with_suffix(".report.json")) as beside:
-        beside.write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")
+    with replacing(output.with_suffix(".report.json")) as partial:
+        partial.write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")
     return report
 
 

@@ -78,14 +78,14 @@ def write_batch(
         requests = open_requests(run, _prompts(run), progress, run.settings["image_folder"])
         lines = _request_lines(requests, run.settings["model"], options or RequestOptions(), journal)
         folder = next(path for n in itertools.count(1) if not (path := run.path / f"batch-{n}").exists())
-        beside = run.path / ".batch.part"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        files = _write_files(lines, beside, max_lines, max_bytes)
+        partial = run.path / ".batch.part"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        files = _write_files(lines, partial, max_lines, max_bytes)
         if not files:
-            beside.rmdir()
+            partial.rmdir()
             return []
-        os.rename(beside, folder)
+        os.rename(partial, folder)
         return [BatchFile(folder / file.path.name, file.requests) for file in files]
 
 

@@ -75,19 +75,19 @@ def open_run(
         return _reopen(path, contexts, settings, Path(prompt_folder or SHIPPED))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} exists and is no run (it has no {SETTINGS}). Name a new folder with -o.")
-    beside = path.with_name(f".{path.name}.part")  # a killed attempt leaves this, and no half-made run
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    partial = path.with_name(f".{path.name}.part")  # a killed attempt leaves this, and no half-made run
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
         settings["contexts_hash"] = _hash(contexts)
         pictures = (image_folder or "") if any("image" in prompt.sees for prompt in prompts) else None
-        settings["contexts"] = write_rows(read_contexts(contexts, pictures), beside / CONTEXTS)
+        settings["contexts"] = write_rows(read_contexts(contexts, pictures), partial / CONTEXTS)
         for prompt in prompts:
-            shutil.copytree(Path(prompt_folder or SHIPPED) / prompt.type, beside / PROMPTS / prompt.type)
-        _write_settings(beside, settings)
-        os.rename(beside, path)
+            shutil.copytree(Path(prompt_folder or SHIPPED) / prompt.type, partial / PROMPTS / prompt.type)
+        _write_settings(partial, settings)
+        os.rename(partial, path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return RunFolder(path, settings)
 
 
@@ -136,8 +136,8 @@ def _content(file: Path) -> str | None:
 
 
 def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    with replacing(path / SETTINGS) as beside:
-        beside.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with replacing(path / SETTINGS) as partial:
+        partial.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _hash(contexts: str | os.PathLike) -> str:

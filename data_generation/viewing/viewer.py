@@ -81,9 +81,9 @@ def view(
         rows = chosen.pop(source.path, [])
         known = _known_contexts(rows, source.contexts)
         shown.cards += [make_card(row, known, source.image_folder) for row in rows]
-    with replacing(output) as beside:
+    with replacing(output) as partial:
         # A lone surrogate is legal in JSON and not in UTF-8
-        beside.write_text(render_page(shown), encoding="utf-8", errors="backslashreplace")
+        partial.write_text(render_page(shown), encoding="utf-8", errors="backslashreplace")
     return shown
 
 

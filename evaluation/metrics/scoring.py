@@ -113,6 +113,6 @@ def totals(task: Task, statistics: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def write_scores(scores: Mapping[str, Any], path: str | os.PathLike) -> Path:
     """Write a flat JSON object, name to number. What cannot be computed (0 of 0) is null."""
     content = {name: None if value != value else value for name, value in scores.items()}
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return Path(path)

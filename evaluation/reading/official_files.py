@@ -57,5 +57,5 @@ def has_keys(content: Any, *keys: str) -> bool:
 
 def write_json(content: Any, path: Path) -> None:
     """Write a submission beside `path` first, then rename over it."""
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

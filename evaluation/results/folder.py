@@ -68,7 +68,7 @@ def write_results(
     write_scores(result.scores, folder / SCORES)
     _write_text(json.dumps(found, indent=1) + "\n", folder / INTERVALS)
     _write_text(markdown_table(task, result.scores, found), folder / TABLE)
-    with replacing(folder / UNITS) as beside, beside.open("wb") as file:
+    with replacing(folder / UNITS) as partial, partial.open("wb") as file:
         names = np.array(list(result.statistics), dtype=np.str_)
         matrix = np.stack(list(result.statistics.values()), axis=1)
         np.savez_compressed(file, units=np.array(result.clusters, dtype=np.str_), names=names, sums=matrix)
@@ -111,5 +111,5 @@ def markdown_table(task: Task, scores: Mapping[str, float], found: Mapping[str, 
 
 
 def _write_text(text: str, path: Path) -> None:
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -60,9 +60,9 @@ def write_report(
         cards=[_card(task, graded, image_folder) for graded in chosen],
         num_imperfect=sum(task.points(graded) < 1 for graded in result.graded),
     )
-    with replacing(path) as beside:
+    with replacing(path) as partial:
         # A lone surrogate is legal in JSON and not in UTF-8
-        beside.write_text(page, encoding="utf-8", errors="backslashreplace")
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def worst(task: Task, graded: Sequence[Graded], number: int) -> list[Graded]:

@@ -123,8 +123,8 @@ class MMBench(Task):
         sheet = book.create_sheet()
         for cells in (SUBMITTED, *(row.values() for row in rows)):
             sheet.append([_text_cell(sheet, cell) for cell in cells])
-        with replacing(path) as beside:
-            book.save(beside)
+        with replacing(path) as partial:
+            book.save(partial)
 
 
 def _text_cell(sheet: Any, value: Any) -> Any:

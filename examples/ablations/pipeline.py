@@ -15,9 +15,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..evaluation.metrics.scoring import Result, score
-from ..quickstart.beside import Beside
 from ..quickstart.evaluate import Item
 from ..quickstart.pipeline import Quickstart, quiet
+from ..quickstart.side_process import SideProcess
 from ..quickstart.training import train_and_ask
 from ..rows.files import read_rows, replacing, write_rows
 from .exams import EXAMS, PROBLEMS, examples_of, longer_items, science_items, science_problems, write_science
@@ -49,7 +49,9 @@ def run_ablations(output_dir: str, seeds: Sequence[int] = (0,), scale: float = 1
     _claim(folder, scale)
     found: dict[str, list[Result]] = {}
     with quiet(), ExitStack() as stack:
-        workers = [stack.enter_context(Beside(max(1, (os.cpu_count() or 1) // PROCESSES))) for _ in range(PROCESSES)]
+        workers = [
+            stack.enter_context(SideProcess(max(1, (os.cpu_count() or 1) // PROCESSES))) for _ in range(PROCESSES)
+        ]
         for seed in seeds:
             world = World(folder / f"seed-{seed}", seed, scale)
             for name, result in world.results(workers).items():
@@ -74,7 +76,8 @@ def _claim(folder: Path, scale: float) -> None:
         raise ValueError(f"output_dir={str(folder)!r} holds something else; choose a new folder.")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(json.dumps({"scale": scale}), encoding="utf-8")
+        with replacing(mark) as partial:
+            partial.write_text(json.dumps({"scale": scale}), encoding="utf-8")
 
 
 class World:
@@ -86,10 +89,10 @@ class World:
         self.ablations = ablations(self.quickstart.steps_align, self.quickstart.steps_instruct)
         self.exams: dict[str, list[Item]] = {}
 
-    def results(self, workers: Sequence[Beside]) -> dict[str, Result]:
+    def results(self, workers: Sequence[SideProcess]) -> dict[str, Result]:
         """The result of every run, by its name; what an earlier call finished is not run again."""
         self.prepare(workers[0])
-        idle: queue.SimpleQueue[Beside] = queue.SimpleQueue()
+        idle: queue.SimpleQueue[SideProcess] = queue.SimpleQueue()
         for worker in workers:
             idle.put(worker)
 
@@ -102,8 +105,8 @@ class World:
                     outcome = worker.submit(train_and_ask, *arguments).result()
                 finally:
                     idle.put(worker)
-                with replacing(path) as beside:
-                    beside.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+                with replacing(path) as partial:
+                    partial.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
             return json.loads(path.read_text(encoding="utf-8"))["said"]
 
         with ThreadPoolExecutor(len(workers)) as pool:
@@ -121,7 +124,7 @@ class World:
         examples = task.read([self.folder / SCIENCE / PROBLEMS]) if science else examples_of(self.exams["world"])
         return score(task, examples, dict(zip((example.id for example in examples), texts, strict=True)))
 
-    def prepare(self, beside: Beside) -> None:
+    def prepare(self, side: SideProcess) -> None:
         """Rows, backbones and exams; rows and backbones anew where an earlier call was killed before they were done."""
         quickstart, science = self.quickstart, self.folder / SCIENCE
         rng = random.Random(f"science {self.seed}")
@@ -130,7 +133,7 @@ class World:
         if not done.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
             (self.folder / "outcomes").mkdir(parents=True)
-            quickstart.prepare(beside)
+            quickstart.prepare(side)
             write_science(science, problems)
             self.write_rows_by_type()
             done.touch()

@@ -115,8 +115,8 @@ def write_report(results: Mapping[str, Any], folder: Path) -> str:
     page = page_template(HERE / "report.html").render(results=results, tables=tables, note=note, plot=plot)
     texts = {"results.json": json.dumps(results, indent=1) + "\n", "ablations.md": table}
     for name, text in {**texts, "ablations.svg": plot, "report.html": page}.items():
-        with replacing(folder / name) as beside:
-            beside.write_text(text, encoding="utf-8")
+        with replacing(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
     return f"\n{table}\nreport: {folder / 'report.html'}"
 
 

@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from ..inference.chat import load_llava
 from ..reports.tables import show, table
-from ..rows.files import write_rows
+from ..rows.files import replacing, write_rows
 from .evaluate import ask, named_label, share_right, wilson_interval
 from .labelled import Photograph, Photographs, read_photographs
 from .probe import probe
@@ -233,6 +233,5 @@ def _read_answers(path: Path) -> dict[str, str]:
 
 
 def _write_json(value: Any, path: Path) -> None:
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(beside, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")

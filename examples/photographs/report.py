@@ -1,6 +1,5 @@
 """What a run leaves to be looked at: a page with figures, pictures and answers that needs no other file."""
 
-import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..reports.pages import page_template
 from ..reports.pictures import embed
+from ..rows.files import replacing
 
 PAGE = Path(__file__).with_name("report.html")
 WHO = {
@@ -80,9 +80,8 @@ def write_report(results: Mapping[str, Any], folder: Path, photographs: Path) ->
         settings=_settings(results),
     )
     path = folder / "report.html"
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(beside, path)
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..rows.files import replacing
+
 NOTES = "photographs.json"
 BEAT = 5.0  # seconds between two notes of how long a step has taken
 
@@ -84,9 +86,8 @@ class Steps:
         self._lock.release()
 
     def _write(self) -> None:
-        beside = self.path.with_name(f".{self.path.name}.partial")
-        beside.write_text(json.dumps(self._notes, indent=1), encoding="utf-8")
-        os.replace(beside, self.path)
+        with replacing(self.path) as partial:
+            partial.write_text(json.dumps(self._notes, indent=1), encoding="utf-8")
 
 
 class Attempt:

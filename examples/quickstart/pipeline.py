@@ -19,11 +19,11 @@ from transformers.utils import logging as transformers_logging
 from ..checkpoints.safe_writing import replace_folder, staging_folder
 from ..rows.files import write_rows
 from .backbones import pretrain_clip, pretrain_llama
-from .beside import Beside
 from .evaluate import Item, accuracy, best_guess, make_exam
 from .questions import KINDS, Examiner, SceneQuestion
 from .report import render_table, write_report
 from .rows import alignment_rows_of, detail_turn, instruction_rows, without_image
+from .side_process import SideProcess
 from .text import read_and_answer, train_tokenizer
 from .training import Run, Stage, train_and_ask
 from .world import COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene
@@ -90,8 +90,8 @@ class Quickstart:
         started = time.perf_counter()
         threads = max(1, (os.cpu_count() or 1) // 2)  # for each of the two processes
         torch.set_num_threads(threads)
-        with Beside(threads) as beside:
-            self.prepare(beside)
+        with SideProcess(threads) as side:
+            self.prepare(side)
             exam = self.exam()
             asked = [*exam, self.to_describe(exam)]
             align = Stage("align", "align.json", self.steps_align)
@@ -101,7 +101,7 @@ class Quickstart:
                 Run("blind", (Stage("instruct", "blind.json", self.steps_blind),), blind=True),
             )
             with self.phase("both stages"):
-                jobs = [beside.submit(train_and_ask, self.folder, run, asked, self.seed, False) for run in rivals]
+                jobs = [side.submit(train_and_ask, self.folder, run, asked, self.seed, False) for run in rivals]
                 model = train_and_ask(self.folder, Run("model", (align, instruct)), asked, self.seed, True)
                 self.curves |= model.curves
             with self.phase("comparison"):
@@ -123,7 +123,7 @@ class Quickstart:
         (self.folder / "results.json").write_text(json.dumps(results, indent=1))
         return results
 
-    def prepare(self, beside: Beside) -> None:
+    def prepare(self, side: SideProcess) -> None:
         """Everything that training starts from: the world's pictures and rows, and the two backbones."""
         with self.phase("world"):
             scenes = [sample_scene(self.rng, self.held_out) for _ in range(self.scenes)]
@@ -132,7 +132,7 @@ class Quickstart:
             tokenizer, texts = self.write_texts(scenes)
         backbones = self.folder / "backbones"
         with self.phase("backbones"):
-            llama = beside.submit(
+            llama = side.submit(
                 pretrain_llama, texts, tokenizer, backbones / "language", self.steps_llama, self.seed, False
             )
             clip = pretrain_clip(

@@ -129,12 +129,12 @@ def write_report(results: Mapping[str, Any], folder: Path, final: Path | None = 
         is_placed=final is not None,
     )
     path = folder / "report.html"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        beside.write_text(page, encoding="utf-8", errors="backslashreplace")
-        os.replace(beside, path)
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, path)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return path
 
 

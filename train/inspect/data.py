@@ -63,8 +63,8 @@ def inspect_data(
     _compare_with_model(found, load_config(str(model), trust_remote_code=trust_remote_code))
 
     if html is not None:
-        with replacing(html) as beside:  # a page is whole, or the one before
-            beside.write_text(render_page(found), encoding="utf-8", errors="backslashreplace")
+        with replacing(html) as partial:  # a page is whole, or the one before
+            partial.write_text(render_page(found), encoding="utf-8", errors="backslashreplace")
     console = Console()
     coloured = console.is_terminal and not console.no_color and not console.is_dumb_terminal
     show(*terminal_parts(found, coloured=coloured, page=None if html is None else str(html)))

@@ -18,7 +18,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 
-class Beside:
+class SideProcess:
     """Runs functions of installed modules in another process, in the order in which they are submitted.
 
     Args:
@@ -47,7 +47,7 @@ class Beside:
             raise answer
         return answer
 
-    def __enter__(self) -> "Beside":
+    def __enter__(self) -> "SideProcess":
         return self
 
     def __exit__(self, *error: object) -> None:
