@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 
 from ..processing import RowTooLong, template_text
 from ..rows.images import image_size, open_image
-from ..rows.schema import BadRow, Row, normalize_row, row_name
+from ..rows.schema import BadRow, Row, images_of, normalize_row, row_name
 from .batching import IGNORE_INDEX, Sample, padded_batch, supervised_labels
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _prepared(example: Mapping[str, Any]) -> Sample:
     name = row_name(example)
     images = example["own_images"]
     if images is None:
-        images = images_of_columns(example)
+        images = images_of(example)
     opened = []
     for image, size in zip(images[: example["num_images"]], example["image_sizes"], strict=False):
         picture = open_image(image, name)
@@ -194,9 +194,3 @@ def _prepared(example: Mapping[str, Any]) -> Sample:
         opened.append(picture)
     ids = torch.tensor(example["input_ids"])
     return Sample(ids, supervised_labels(ids, example["supervised_spans"]), opened)
-
-
-def images_of_columns(row: Mapping[str, Any]) -> list[Any]:
-    """The images of a row that its columns hold, as `normalize_row` takes them."""
-    images = row["images"] if row.get("images") is not None else row.get("image")
-    return [] if images is None else list(images) if isinstance(images, list | tuple) else [images]

@@ -30,7 +30,8 @@ from filelock import FileLock
 
 from ..rows.files import replacing
 from ..rows.loading import is_canonical, without_decoding
-from .collator import LlavaCollator, images_of_columns
+from ..rows.schema import images_of
+from .collator import LlavaCollator
 from .row_preparation import PreparedRow, prepare_row
 from .sample_key import key_digest, sample_key
 from .shared_work import each_result, processes_for
@@ -262,7 +263,7 @@ def sample_entry(raw: Mapping[str, Any], index: int, found: PreparedRow) -> dict
     """What is kept of a row, by the names of `FEATURES`."""
     images = found.row["images"] if found.row is not None else []
     own = None
-    if found.problem is None and not _same(images, images_of_columns(raw)):
+    if found.problem is None and not _same(images, images_of(raw)):
         own = [_as_stored(image) for image in images]
     return {
         "row": index,

@@ -10,7 +10,7 @@ LLaVA's `model_vqa*.py` writes `{"question_id": 17, "prompt": "...", "text": "Ye
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,18 +56,39 @@ def read_answers(
         ValueError: A row without id or text, or two answers to one example. A line of an answer that follows lines
             of failures of the same example is no duplicate: it was asked again.
     """
+
+    def read(row: Mapping[str, Any]) -> tuple[str, str | None]:
+        return answer_id(row), None if row.get("error") else answer_text(row, text_fields)
+
+    return collect_answers(paths, lambda path: answer_rows(path, text_fields), read)
+
+
+def collect_answers(
+    paths: Sequence[Path],
+    rows_of: Callable[[Path], Iterable[Mapping[str, Any]]],
+    read: Callable[[Mapping[str, Any]], tuple[str, Any]],
+) -> Answers:
+    """Answers by example id, of rows that each have their own.
+
+    Args:
+        paths: Files (`.jsonl` or `.json`), or folders of such.
+        rows_of: The rows of a file.
+        read: The id of the example that a row answers, and the answer; None for a failure.
+
+    Raises:
+        ValueError: As for `read_answers`; the message names the file and the row.
+    """
     answers: Answers = {}
     duplicates: list[str] = []
     for path in files_of(paths, (".jsonl", ".json")):
-        for number, row in enumerate(answer_rows(path, text_fields), start=1):
+        for number, row in enumerate(rows_of(path), start=1):
             try:
-                key = answer_id(row)
-                text = None if row.get("error") else answer_text(row, text_fields)
+                key, answer = read(row)
             except ValueError as error:
                 raise ValueError(f"{path}, answer {number}: {error}") from error
             if answers.get(key) is not None:
                 duplicates.append(key)
-            answers[key] = text
+            answers[key] = answer
     refuse_duplicates(duplicates)
     return answers
 

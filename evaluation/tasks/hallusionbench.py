@@ -20,12 +20,12 @@ from ..reading.answers import (
     Answers,
     Reviewed,
     answer_text,
+    collect_answers,
     files_of,
     first_id,
     id_text,
     json_rows,
     plain_text,
-    refuse_duplicates,
 )
 from ..reading.official_files import write_json
 from ..task import Example, Graded, Statistics, count_of
@@ -89,19 +89,7 @@ class HallusionBench(JudgedTask):
 
     def read_answers(self, paths: Sequence[Path], examples: Sequence[Example]) -> Answers:
         """The official result files too, with the judge's verdicts where they have them."""
-        answers: Answers = {}
-        duplicates = []
-        for path in files_of(paths, (".json", ".jsonl")):
-            for number, row in enumerate(json_rows(path), start=1):
-                try:
-                    key, answer = self.answer_id(row), _answer(row)
-                except ValueError as error:
-                    raise ValueError(f"{path}, answer {number}: {error}") from error
-                if answers.get(key) is not None:
-                    duplicates.append(key)
-                answers[key] = answer
-        refuse_duplicates(duplicates)
-        return answers
+        return collect_answers(paths, json_rows, lambda row: (self.answer_id(row), _answer(row)))
 
     def read_model_answers(self, paths: Sequence[Path], examples: Sequence[Example]) -> Answers:
         return {key: plain_text(answer) for key, answer in self.read_answers(paths, examples).items()}
