@@ -3,8 +3,21 @@
 import csv
 import os
 from collections.abc import Iterator
+from typing import TypeVar
 
 from .text_files import lines_of
+
+Row = TypeVar("Row")
+LONGEST_FIELD = 131_072  # characters; what is longer is a quote that was never closed
+
+
+def next_row(table: Iterator[Row], longest_field: int) -> Row | None:
+    """The next row of a reader of the csv module; its limit of a field is the process's, so it is set for this row alone."""
+    before = csv.field_size_limit(longest_field)
+    try:
+        return next(table, None)
+    finally:
+        csv.field_size_limit(before)
 
 
 def csv_rows(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, str]]]:
@@ -12,14 +25,14 @@ def csv_rows(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, str]]]:
 
     Raises:
         ValueError: No line of names, two columns of one name, a row of another number of fields, a quote that is never
-            closed, or a field longer than `csv.field_size_limit()`; the message names file, line and remedy.
+            closed, or a field longer than `LONGEST_FIELD`; the message names file, line and remedy.
     """
     table = csv.reader((line for _, line in lines_of(path)), strict=True)
     columns: list[str] = []
     while True:
         number = table.line_num + 1
         try:
-            fields = next(table, None)
+            fields = next_row(table, LONGEST_FIELD)
         except csv.Error as error:
             raise ValueError(
                 f"{path}: the row from line {number} on breaks the table ({error}). Close each quote that opens a field, "

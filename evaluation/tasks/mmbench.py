@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...rows.answer_formats import LETTERS, OPTION_LETTER
+from ...rows.csv_files import next_row
 from ...rows.extras import require
 from ...rows.files import replacing
 from ..reading import answers as answer_files
@@ -186,9 +187,9 @@ def read_table(path: Path) -> Iterator[Row]:
 
 
 def _tab_parted(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)  # an image is one field
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        for row in csv.DictReader(lines, dialect="excel-tab"):
+        table = csv.DictReader(lines, dialect="excel-tab")
+        while row := next_row(table, sys.maxsize):  # an image is one field
             yield {name: value or None for name, value in row.items() if name is not None}
 
 

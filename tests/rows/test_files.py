@@ -1,11 +1,13 @@
 """One reader of row files: what is damaged is one line with file, line and remedy; a byte order mark is read."""
 
 import codecs
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
+from llavakit.evaluation.tasks import mmbench
 from llavakit.rows.files import read_rows, read_table, write_rows
 from llavakit.rows.loading import load_conversations, read_raw_rows
 from llavakit.rows.text_files import read_json
@@ -104,3 +106,14 @@ def test_a_broken_table_stops_the_step(tmp_path: Path, text: str, says: str) -> 
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=f"t.csv.*{says}"):
         list(read_table(tmp_path / "t.csv"))
+
+
+def test_the_limit_of_a_field_is_of_each_reader(tmp_path: Path) -> None:
+    """The csv module has one limit for the process: whoever raises it must not raise it for everybody."""
+    before = csv.field_size_limit()
+    (tmp_path / "t.tsv").write_text(
+        "index\tquestion\tA\tB\timage\n" + "".join(f"{i}\tq\ta\tb\t{'x' * 140_000}\n" for i in (1, 2))
+    )
+    first = next(table := mmbench.read_table(tmp_path / "t.tsv"))
+    assert len(first["image"]) == 140_000 and csv.field_size_limit() == before
+    assert len(list(table)) == 1
