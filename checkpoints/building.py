@@ -11,7 +11,9 @@ from transformers import AddedToken, AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..modeling_llava import LlavaConfig, LlavaForConditionalGeneration
+from ..modeling_llava.connectors import CONNECTORS
 from ..processing import LlavaProcessor
+from ..processing.image_layouts import image_layout
 from ..processing.image_plan import view_size
 from ..rows.schema import IMAGE_PLACEHOLDER
 from .backbones import check_scores, grow_vocabulary, load_language_model, load_vision_tower
@@ -27,6 +29,7 @@ def build_llava(
     *,
     chat_template: str | None = "vicuna_v1",
     image_aspect_ratio: str = "crop",
+    image_layout_options: dict[str, Any] | None = None,
     vision_revision: str | None = None,
     language_revision: str | None = None,
     trust_remote_code: bool = False,
@@ -39,7 +42,8 @@ def build_llava(
         language: Path or Hub id of the language model, with its tokenizer.
         chat_template: A shipped name, a `.jinja` file, Jinja text, or `None` for the tokenizer's own.
         image_aspect_ratio: Layout of images, a key of `IMAGE_LAYOUTS`: "crop" to a centred square (v1), "pad" to a square
-            with the mean colour (v1.5).
+            with the mean colour (v1.5), ...
+        image_layout_options: Options of the layout, by the names of its fields.
         vision_revision: Git revision of `vision` on the Hub.
         language_revision: Git revision of `language` on the Hub.
         trust_remote_code: Allow backbones that ship their own code.
@@ -53,12 +57,14 @@ def build_llava(
         DamagedFile: A file of a backbone is damaged; it is named.
         OSError: A backbone that is not there.
     """
+    layout = image_layout(image_aspect_ratio, image_layout_options)
     revisions = {"vision_revision": vision_revision, "language_revision": language_revision}
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     with naming_damage(vision, language):
         image_processor = AutoImageProcessor.from_pretrained(vision, revision=vision_revision or "main", **hub)
         tokenizer = AutoTokenizer.from_pretrained(language, revision=language_revision or "main", **hub)
     model_options.setdefault("view_size", view_size(image_processor))
+    model_options.setdefault("image_line_break", layout.line_breaks)
     model = build_model(vision, language, trust_remote_code=trust_remote_code, **revisions, **model_options)
     processor = LlavaProcessor(
         image_processor,
@@ -69,9 +75,18 @@ def build_llava(
         num_additional_image_tokens=model.config.num_additional_image_tokens or 0,
         image_aspect_ratio=image_aspect_ratio,
         image_seq_length=model.config.image_seq_length,
+        image_layout_options=image_layout_options,
+        **token_order(model.config),
     )
     add_stop_tokens(model, processor)
     return model, processor
+
+
+def token_order(config: LlavaConfig) -> dict[str, Any]:
+    """What a processor is told of the tokens that a view, or an image, takes: arguments of `LlavaProcessor`."""
+    if CONNECTORS[config.projector_type].of_image:
+        return {"image_token_grid": config.patch_grid, "image_tokens_of": "image"}
+    return {"image_token_grid": config.feature_grid or (config.image_seq_length, 1)}
 
 
 def build_model(

@@ -1,6 +1,9 @@
 """`llavakit init`: two backbones become an untrained LLaVA."""
 
 import argparse
+import dataclasses
+import json
+from typing import Any
 
 from ..modeling_llava.connectors import CONNECTORS
 from ..processing.chat_templates import SHIPPED_TEMPLATES
@@ -29,6 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=list(IMAGE_LAYOUTS),
         help="layout of images (v1: crop, v1.5: pad)",
     )
+    for option, of, names in (
+        ("--image_layout_options", "the layout of images", _options_of_layouts()),
+        ("--projector_options", "the connector", {name: list(kind.OPTIONS) for name, kind in CONNECTORS.items()}),
+    ):
+        listed = "; ".join(f"{name}: {', '.join(options)}" for name, options in names.items() if options)
+        parser.add_argument(
+            option,
+            type=_json_object,
+            metavar="JSON",
+            help=f"options of {of} as a JSON object ({listed or 'none yet'})",
+        )
     parser.add_argument("--vision_feature_layer", type=int, nargs="+", default=[-2], help="hidden state(s) to read")
     parser.add_argument("--vision_feature_select_strategy", default="default", choices=("default", "full"))
     parser.add_argument("--dtype", default=None, help="of the weights; default: as the language model was saved")
@@ -37,6 +51,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the connector's fresh weights")
     parser.add_argument("--trust_remote_code", action="store_true", help="allow backbones that ship their own code")
     parser.set_defaults(run=_init)
+
+
+def _options_of_layouts() -> dict[str, list[str]]:
+    layouts: dict[str, Any] = dict(IMAGE_LAYOUTS)
+    return {name: [field.name for field in dataclasses.fields(layout)] for name, layout in layouts.items()}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """The options of a flag.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is no JSON object.
+    """
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON ({error}); write {{"name": value}}') from error
+    if not isinstance(options, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object; write {{"name": value}}')
+    return options
 
 
 def _init(args: argparse.Namespace) -> int:

@@ -80,7 +80,9 @@ class LlavaConfig(PreTrainedConfig):
         projector_type (`str`, *optional*, defaults to `"linear"`):
             The connector: a key of `connectors.CONNECTORS`.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
-            Activation between the layers of a connector that has two.
+            Activation between the layers of a connector that has several.
+        projector_options (`dict`, *optional*):
+            Options of the connector, by the names in its `OPTIONS`; what is left out has its default there.
         vision_feature_layer (`int` or `list[int]`, *optional*, defaults to -2):
             Index into the hidden states of the encoder: 0 is its embedding, -1 the output of the last layer, -2 that of
             the layer before. The features of several layers are joined along the channels.
@@ -88,6 +90,9 @@ class LlavaConfig(PreTrainedConfig):
             `"default"` keeps the patch grid alone, `"full"` everything the encoder returns.
         image_fusion (`str`, *optional*, defaults to `"splice"`):
             Where image features enter the language model: a key of `image_features.FUSIONS`.
+        image_line_break (`bool`, *optional*, defaults to `False`):
+            Whether the connector learns an embedding that ends each row of image features: the `image_newline` of
+            LLaVA-NeXT. The layouts of images that lay views side by side need it.
         multimodal_projector_bias (`bool`, *optional*, defaults to `True`):
             Whether the layers of the connector have a bias.
         tie_word_embeddings (`bool`, *optional*):
@@ -123,9 +128,11 @@ class LlavaConfig(PreTrainedConfig):
     view_size: list[int] | tuple[int, ...] | None = None
     projector_type: str = validated_field(_key_of(CONNECTORS), default="linear")
     projector_hidden_act: str = "gelu"
+    projector_options: dict[str, Any] | None = None
     vision_feature_layer: int | list[int] = -2
     vision_feature_select_strategy: Literal["default", "full"] = "default"
     image_fusion: str = validated_field(_key_of(FUSIONS), default="splice")
+    image_line_break: bool = False
     multimodal_projector_bias: bool = True
     tie_word_embeddings: bool = False
     num_additional_image_tokens: int | None = None
@@ -148,6 +155,7 @@ class LlavaConfig(PreTrainedConfig):
         if self.num_additional_image_tokens is None:
             self.num_additional_image_tokens = num_prefix_tokens(self.vision_config)
         self._check_feature_layers()
+        CONNECTORS[self.projector_type].options(self)  # an unknown one is refused here
         if self.image_seq_length is None:
             self.image_seq_length = self._worked_out_length()
         super().__post_init__(**kwargs)
@@ -182,6 +190,24 @@ class LlavaConfig(PreTrainedConfig):
         """Placeholders of one view of an image: all of the image's where that is one view."""
         return self.image_seq_length  # type: ignore[return-value]  # set when the config is built
 
+    @property
+    def patch_grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the patches of a view, as the connector gets them.
+
+        None where they cannot be worked out, or other features stand before them (`"full"`).
+        """
+        patch_size = getattr(self.vision_config, "patch_size", None)
+        unknown = patch_size is None or (self.view_size or getattr(self.vision_config, "image_size", None)) is None
+        if unknown or (self.vision_feature_select_strategy == "full" and self.num_additional_image_tokens):
+            return None
+        sides: Any = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        return self.image_shape[1] // sides[0], self.image_shape[2] // sides[1]
+
+    @property
+    def feature_grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the features of a view, as the connector returns them; None where they have none."""
+        return None if self.patch_grid is None else CONNECTORS[self.projector_type].grid(self.patch_grid, self)
+
     def _worked_out_length(self) -> int:
         """Placeholders of one view: what the connector makes of its patches, with prefix tokens under `"full"`.
 
@@ -194,9 +220,8 @@ class LlavaConfig(PreTrainedConfig):
                 f"vision_config (model_type {self.vision_config.model_type!r}) has no `image_size` and `patch_size` to "
                 "count image tokens from; pass image_seq_length=<tokens of one image>."
             )
-        _, height, width = self.image_shape
-        patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-        num_patches = (height // patch_height) * (width // patch_width)
+        sides: Any = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        num_patches = (self.image_shape[1] // sides[0]) * (self.image_shape[2] // sides[1])
         if self.vision_feature_select_strategy == "full":
             num_patches += self.num_additional_image_tokens or 0
         return CONNECTORS[self.projector_type].num_tokens(num_patches, self)

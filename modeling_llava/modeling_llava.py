@@ -24,8 +24,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .cache_name import CACHE, cache_argument
 from .configuration_llava import LlavaConfig
-from .connectors import CONNECTORS
-from .image_features import FUSIONS, join_views
+from .connectors import CONNECTORS, Connector
+from .image_features import FUSIONS, connect
 from .image_tokens import check_image_tokens, repeat_views
 from .model_parts import freeze_for, is_learning
 
@@ -84,6 +84,13 @@ class LlavaPreTrainedModel(PreTrainedModel):
                 child.initialize_weights()
         super().initialize_weights()
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise a module, by the general rules, and what a connector holds itself, by its own."""
+        super()._init_weights(module)
+        if isinstance(module, Connector):
+            module.init_weights(getattr(self.config.text_config, "initializer_range", 0.02))
+
     def set_stage(self, stage: str | None) -> None:
         """Choose what learns, by `requires_grad`, and remember it as `stage`.
 
@@ -136,8 +143,8 @@ class LlavaModel(LlavaPreTrainedModel):
             pixel_values: `(V, C, H, W)`.
             vision_feature_layer: overrides the one of the config.
             vision_feature_select_strategy: overrides the one of the config.
-            feature_places: `(V, 1 + F)`, which view belongs to which image and which feature to which of its tokens, as
-                the processor gives it (see `join_views`). None: every view is an image.
+            feature_places: `(V, 12)`, which view belongs to which image and where its features go, as the processor
+                gives it (see `arrange_views`). None: every view is an image.
 
         Returns:
             The output of the vision tower; its `pooler_output` is a list of N tensors `(tokens, D)`.
@@ -160,10 +167,8 @@ class LlavaModel(LlavaPreTrainedModel):
         first = 0 if vision_feature_select_strategy == "full" else self.config.num_additional_image_tokens
         chosen = [outputs.hidden_states[index][:, first:] for index in ([layer] if one else layer)]
         features = chosen[0] if one else torch.cat(chosen, dim=-1)  # (V, P, Z)
-        connector = self.multi_modal_projector
-        outputs.pooler_output = join_views(
-            connector(features), feature_places, connector.line_break
-        )  # N x (tokens, D)
+        grids = [self.config.patch_grid] * len(features)
+        outputs.pooler_output = connect(self.multi_modal_projector, features, feature_places, grids)  # N x (tokens, D)
         return outputs
 
     @can_return_tuple
@@ -189,7 +194,7 @@ class LlavaModel(LlavaPreTrainedModel):
             pixel_values: `(V, C, H, W)`, the images of all samples, in the order of their placeholders.
             attention_mask: `(B, S)`.
             inputs_embeds: `(B, S, D)`, instead of `input_ids`.
-            feature_places: `(V, 1 + F)`, see `get_image_features`.
+            feature_places: `(V, 12)`, see `get_image_features`.
             mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
 
         Raises:
@@ -254,7 +259,10 @@ class LlavaModel(LlavaPreTrainedModel):
         """
         blank = inputs_embeds.new_zeros(1, *self.config.image_shape)
         features = self.get_image_features(blank, return_dict=True).pooler_output[0]
-        return inputs_embeds + (0 * features).sum().to(inputs_embeds)  # a sum in float16 could be infinite
+        nothing = (0 * features).sum()
+        if (line_break := self.multi_modal_projector.line_break) is not None:  # an image of one view has none
+            nothing = nothing + (0 * line_break).sum()
+        return inputs_embeds + nothing.to(inputs_embeds)  # a sum in float16 could be infinite
 
 
 class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):

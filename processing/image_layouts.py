@@ -1,22 +1,26 @@
 """The layouts of images, by name: `IMAGE_LAYOUTS`."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from PIL import Image
 
+from .image_geometry import Placement
 from .image_inputs import crop_to_square, pad_to_square, trim_strip
-from .image_plan import ImageLayout, ImagePlan, View
+from .image_plan import ImageLayout, Mosaic, View
 
 
 class SingleViewLayout(ImageLayout):
     """One square view of an image, all features of which are its tokens."""
 
-    single_view = True
+    single_view: ClassVar[bool] = True
 
-    def plan(self, width: int, height: int, view: View) -> ImagePlan:
-        return ImagePlan(num_views=1, num_tokens=view.num_tokens)
+    def mosaics(self, width: int, height: int, view: View) -> list[Mosaic]:
+        return [Mosaic((1, 1), view)]
 
 
+@dataclass(frozen=True)
 class CropLayout(SingleViewLayout):
     """The centre of an image (LLaVA v1, arXiv:2304.08485)."""
 
@@ -24,26 +28,45 @@ class CropLayout(SingleViewLayout):
         # One that crops does so after it has resized, as CLIP was trained
         return [(trim_strip if getattr(image_processor, "do_center_crop", None) else crop_to_square)(image)]
 
+    def placement(self, width: int, height: int, view: View) -> Placement:
+        side = min(width, height)
+        across, down = view.width / side, view.height / side
+        return Placement(
+            view.width, view.height, across, down, (side - width) / 2 * across, (side - height) / 2 * down
+        )
 
+
+@dataclass(frozen=True)
 class PadLayout(SingleViewLayout):
     """The whole of an image on a square of the mean colour (LLaVA-1.5, arXiv:2310.03744, section 3.2)."""
 
     def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
         return [pad_to_square(image, tuple(int(mean * 255) for mean in image_processor.image_mean))]
 
+    def placement(self, width: int, height: int, view: View) -> Placement:
+        side = max(width, height)
+        across, down = view.width / side, view.height / side
+        return Placement(
+            view.width, view.height, across, down, (side - width) // 2 * across, (side - height) // 2 * down
+        )
 
-# `image_aspect_ratio` of the processor is a key of this. A layout of several views (see `ImageLayout`) is a file of its
-# own and a line here.
-IMAGE_LAYOUTS: dict[str, ImageLayout] = {"crop": CropLayout(), "pad": PadLayout()}
+
+# `image_aspect_ratio` of the processor is a key of this, `image_layout_options` are fields of the class.
+IMAGE_LAYOUTS: dict[str, type[ImageLayout]] = {"crop": CropLayout, "pad": PadLayout}
 
 
-def image_layout(name: str) -> ImageLayout:
-    """The layout of a name.
+def image_layout(name: str, options: Mapping[str, Any] | None = None) -> ImageLayout:
+    """The layout of a name, with its options.
 
     Raises:
-        ValueError: If there is none; the message lists the names.
+        ValueError: If there is none, or it has no such option; the message lists the names.
     """
     # Not the look-up of `rows/`: this file ships with checkpoints
     if name not in IMAGE_LAYOUTS:
         raise ValueError(f"image_aspect_ratio={name!r} is no layout of images: use one of {list(IMAGE_LAYOUTS)}.")
-    return IMAGE_LAYOUTS[name]
+    layout: Any = IMAGE_LAYOUTS[name]
+    known = [field.name for field in fields(layout)]
+    if unknown := sorted(set(options or ()) - set(known)):
+        has = f"its options are {known}" if known else "it has no options"
+        raise ValueError(f"image_layout_options names {unknown[0]!r}, which the layout {name!r} does not have: {has}.")
+    return layout(**(options or {}))

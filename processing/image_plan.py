@@ -1,6 +1,6 @@
 """What a layout of images is: how an image becomes views, tokens, and joined features.
 
-    width, height   ── plan ──>  rows of `pixel_values`, tokens in the text, which feature is which token
+    width, height   ── plan ──>  rows of `pixel_values`, tokens in the text, where the features of each view go
     upright pixels  ── cut ───>  so many views, each to be resized and normalized by the image processor
 
 The processor asks a layout, and nobody else decides or counts. `plan` needs no pixels, so ids and lengths are known
@@ -12,9 +12,11 @@ Shapes: N images, V views over all of them, F features that encoder and connecto
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
+
+from .image_geometry import Placement
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,68 @@ class View:
         height (`int`): In pixels.
         width (`int`): In pixels.
         num_tokens (`int`): F, how many features come of it.
+        grid (`tuple[int, int]`): Rows and columns of these features; `(F, 1)` where they have no order in space.
+        spatial (`bool`): Whether they have one: the features of neighbouring views can be laid side by side.
+        of_image (`bool`): Whether the connector makes its F features of all views of an image together: every image
+            takes F tokens then, and `grid` is that of a view's patches.
     """
 
     height: int
     width: int
     num_tokens: int
+    grid: tuple[int, int]
+    spatial: bool = True
+    of_image: bool = False
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Views that lie side by side in a grid, and what stays of their features.
+
+    Attributes:
+        views (`tuple[int, int]`): Rows and columns of views, which come row by row.
+        view (`View`): What each of them is.
+        kept (`tuple[int, int, int, int]`, *optional*): Top, left, rows and columns of the features that stay, counted
+            over the whole mosaic. Default: all.
+        pooled (`tuple[int, int]`, *optional*): Rows and columns that those are interpolated to.
+        line_break (`bool`): Whether a learnt embedding ends each row.
+    """
+
+    views: tuple[int, int]
+    view: View
+    kept: tuple[int, int, int, int] | None = None
+    pooled: tuple[int, int] | None = None
+    line_break: bool = False
+
+    @property
+    def num_views(self) -> int:
+        """How many views it is made of."""
+        return self.views[0] * self.views[1]
+
+    @property
+    def kept_features(self) -> tuple[int, int, int, int]:
+        """Top, left, rows and columns of the features that stay."""
+        (rows, columns), (height, width) = self.views, self.view.grid
+        return self.kept or (0, 0, rows * height, columns * width)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens its features take, with the ends of rows."""
+        rows, columns = self.pooled or self.kept_features[2:]
+        return rows * (columns + self.line_break)
+
+    def feature_places(self) -> list[list[int]]:
+        """A row a view, see `FEATURE_PLACES`; the first number, the tokens of the image, is left 0."""
+        first = [0, *self.views, *self.view.grid, *self.kept_features, *(self.pooled or (0, 0)), int(self.line_break)]
+        return [first] + [[0] * len(first) for _ in range(self.num_views - 1)]
+
+
+# The columns of `feature_places`. The first is the tokens of an image in the row of its first view, and 0 in the others;
+# the rest describe a mosaic in the row of its first view, and are 0 in the others.
+FEATURE_PLACES = (
+    *("tokens of the image", "rows of views", "columns of views", "rows of features in a view", "columns in a view"),
+    *("top", "left", "rows that stay", "columns that stay", "pooled rows", "pooled columns", "line break"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,16 +96,23 @@ class ImagePlan:
     """What an image of a certain size becomes.
 
     Attributes:
-        num_views (`int`): How many rows of `pixel_values` are the image's.
+        mosaics (`tuple[Mosaic, ...]`): Its views, and where their features go; one after the other in the text.
         num_tokens (`int`): How many tokens it takes in the text.
-        feature_places (`list[list[int]]`): For each view, where each of its F features goes among the tokens of the
-            image; -1 for one that is left out. A token that no feature goes to is a line break between rows of
-            features, for which the model has a trained embedding. None: all features, view by view.
     """
 
-    num_views: int
+    mosaics: tuple[Mosaic, ...]
     num_tokens: int
-    feature_places: Sequence[Sequence[int]] | None = None
+
+    @property
+    def num_views(self) -> int:
+        """How many rows of `pixel_values` are the image's."""
+        return sum(mosaic.num_views for mosaic in self.mosaics)
+
+    def feature_places(self) -> list[list[int]]:
+        """`(views, 12)`: a row a view with the columns of `FEATURE_PLACES`."""
+        rows = [row for mosaic in self.mosaics for row in mosaic.feature_places()]
+        rows[0][0] = self.num_tokens
+        return rows
 
 
 def view_size(image_processor: Any) -> tuple[int, int]:
@@ -69,22 +135,34 @@ def view_size(image_processor: Any) -> tuple[int, int]:
 
 
 class ImageLayout(ABC):
-    """How images are cut and joined. To add one, write a file with a subclass and a line in `IMAGE_LAYOUTS`.
+    """How images are cut and joined. To add one, write a file with a subclass, whose fields are its options, and a line
+    in `IMAGE_LAYOUTS`.
 
     Attributes:
         single_view (`bool`): Whether every image, whatever its size, is one view whose features are its tokens. Sizes
             are not asked for then, and nothing goes with the pixels.
+        line_breaks (`bool`): Whether rows of features end in a learnt embedding, where features have rows.
     """
 
-    single_view: bool = False
+    single_view: ClassVar[bool] = False
+    line_breaks: ClassVar[bool] = False
 
     @abstractmethod
-    def plan(self, width: int, height: int, view: View) -> ImagePlan:
+    def mosaics(self, width: int, height: int, view: View) -> Sequence[Mosaic]:
         """What becomes of an upright image of this size, in pixels."""
 
     @abstractmethod
     def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
         """The views of an upright RGB image, in the order of the plan, for the image processor to resize."""
+
+    @abstractmethod
+    def placement(self, width: int, height: int, view: View) -> Placement:
+        """Where an upright image of this size, in pixels, lies on the canvas that its views are cut from."""
+
+    def plan(self, width: int, height: int, view: View) -> ImagePlan:
+        """What becomes of an upright image of this size, in pixels, and how many tokens it takes."""
+        mosaics = tuple(self.mosaics(width, height, view))
+        return ImagePlan(mosaics, view.num_tokens if view.of_image else sum(mosaic.num_tokens for mosaic in mosaics))
 
     def apply(self, images: Sequence[Image.Image], view: View, image_processor: Any, **options: Any) -> dict[str, Any]:
         """Images as the model takes them.
@@ -97,9 +175,8 @@ class ImageLayout(ABC):
 
         Returns:
             `dict`: `pixel_values` of shape `(V, channels, height, width)`; `tokens_of_image`, N numbers; and, unless
-            every image is a single view, `feature_places`, V rows of `1 + F` numbers: the tokens of the image in the
-            row of its first view and 0 in the others, then the places of the view's features. One row a view, so that
-            a serving program that slices all tensors by views slices this one rightly.
+            every image is a single view, `feature_places`, `(V, 12)`, with the columns of `FEATURE_PLACES`. One row a
+            view, so that a serving program that slices all tensors by views slices this one rightly.
 
         Raises:
             ValueError: If the image processor gives views of another size than the one counted for, or the layout
@@ -122,13 +199,5 @@ class ImageLayout(ABC):
                 "in the call."
             )
         if not self.single_view:
-            outputs["feature_places"] = [row for plan in plans for row in _rows(plan, view)]
+            outputs["feature_places"] = [row for plan in plans for row in plan.feature_places()]
         return outputs | {"tokens_of_image": [plan.num_tokens for plan in plans]}
-
-
-def _rows(plan: ImagePlan, view: View) -> list[list[int]]:
-    """The rows of `feature_places` of one image."""
-    places = plan.feature_places
-    if places is None:
-        places = [range(start * view.num_tokens, (start + 1) * view.num_tokens) for start in range(plan.num_views)]
-    return [[plan.num_tokens if not index else 0, *row] for index, row in enumerate(places)]

@@ -50,6 +50,11 @@ class LlavaKitProcessor(ConversationProcessor):
             (LLaVA-1.5).
         image_seq_length (`int`, *optional*): How many tokens one view of an image takes, as measured through the vision
             encoder and the connector when the model was built. Without it they are counted from sizes.
+        image_layout_options (`dict`, *optional*): Options of the layout: fields of its class.
+        image_token_grid (`list[int]`, *optional*): Rows and columns of the tokens of a view, as the connector makes them.
+            Default: those of the patches, if that makes `image_seq_length`.
+        image_tokens_of (`str`, *optional*, defaults to `"view"`): `"image"` for a connector that makes its
+            `image_seq_length` tokens of all views of an image together (`Connector.of_image`).
 
     Raises:
         ValueError: If an argument has a value that is not known, or the tokenizer cannot be used.
@@ -68,13 +73,18 @@ class LlavaKitProcessor(ConversationProcessor):
         num_additional_image_tokens: int = 0,
         image_aspect_ratio: str = "crop",
         image_seq_length: int | None = None,
+        image_layout_options: dict[str, Any] | None = None,
+        image_token_grid: Sequence[int] | None = None,
+        image_tokens_of: str = "view",
     ):
         vision_feature_select_strategy = vision_feature_select_strategy or "default"
         if vision_feature_select_strategy not in ("default", "full"):
             raise ValueError(
                 f"vision_feature_select_strategy={vision_feature_select_strategy!r}: use 'default' or 'full'"
             )
-        image_layout(image_aspect_ratio)  # an unknown one is refused here
+        if image_tokens_of not in ("view", "image"):
+            raise ValueError(f"image_tokens_of={image_tokens_of!r}: use 'view' or 'image'.")
+        image_layout(image_aspect_ratio, image_layout_options)  # an unknown one is refused here
         if isinstance(chat_template, str):
             chat_template = template_text(chat_template)
         elif chat_template is None:
@@ -86,6 +96,9 @@ class LlavaKitProcessor(ConversationProcessor):
         self.num_additional_image_tokens = num_additional_image_tokens
         self.image_aspect_ratio = image_aspect_ratio
         self.image_seq_length = image_seq_length
+        self.image_layout_options = image_layout_options
+        self.image_token_grid = None if image_token_grid is None else list(image_token_grid)
+        self.image_tokens_of = image_tokens_of
 
         if image_token not in tokenizer.added_tokens_encoder:
             tokenizer.add_tokens([AddedToken(image_token, normalized=False, special=True)], special_tokens=True)
@@ -114,20 +127,32 @@ class LlavaKitProcessor(ConversationProcessor):
         """How many tokens stand for one view of an image: 256 at 224 pixels with patches of 14, 576 at 336 pixels."""
         if self.image_seq_length is not None:
             return self.image_seq_length
+        rows, columns = self._patch_grid
+        return rows * columns + (
+            self.num_additional_image_tokens if self.vision_feature_select_strategy == "full" else 0
+        )
+
+    @property
+    def _patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches of a view."""
         if self.patch_size is None:
             raise ValueError("patch_size=None: give the patch size of the vision encoder (its config's patch_size).")
         height, width = self.image_size
-        grid = (height // self.patch_size) * (width // self.patch_size)
-        return grid + (self.num_additional_image_tokens if self.vision_feature_select_strategy == "full" else 0)
+        return height // self.patch_size, width // self.patch_size
 
     @property
     def layout(self) -> ImageLayout:
         """How images are cut into views, and the features of the views joined."""
-        return image_layout(self.image_aspect_ratio)
+        return image_layout(self.image_aspect_ratio, self.image_layout_options)
 
     @property
     def _view(self) -> View:
-        return View(*self.image_size, self.num_image_tokens)
+        """A view as the layout is told of it."""
+        num_tokens, of_image = self.num_image_tokens, self.image_tokens_of == "image"
+        grid = self.image_token_grid or (None if self.patch_size is None else self._patch_grid)
+        spatial = grid is not None and (of_image or grid[0] * grid[1] == num_tokens)
+        rows, columns = grid if grid is not None and spatial else (num_tokens, 1)
+        return View(*self.image_size, num_tokens, (rows, columns), spatial, of_image)
 
     def _tokens_of_images(
         self, images: Sequence[Any], image_sizes: Sequence[tuple[int, int]] | None = None

@@ -128,7 +128,11 @@ class PairConnector(connectors.LinearConnector):
     def num_tokens(cls, num_patches, config):
         return num_patches // 2
 
-    def forward(self, features):
+    @classmethod
+    def grid(cls, patches, config):
+        return patches[0], patches[1] // 2
+
+    def forward(self, features, grid=None):
         return super().forward(features.unflatten(1, (-1, 2)).mean(2))
 
 
@@ -144,6 +148,7 @@ def test_a_connector_that_returns_fewer_tokens_is_one_class_and_one_line(backbon
     monkeypatch.setitem(connectors.CONNECTORS, "miscounting", MiscountingConnector)
     model, processor = build_llava(vision, language, chat_template="plain", projector_type="pairs")
     assert model.config.image_seq_length == processor.num_image_tokens == 8
+    assert processor.image_token_grid == [4, 2]
     batch = processor.apply_chat_template(
         conversation(Image.new("RGB", (9, 9))), tokenize=True, return_dict=True, return_tensors="pt"
     )

@@ -2,11 +2,11 @@
 a line in a table, and nothing else knows of it."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from transformers import AutoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -14,9 +14,11 @@ from llavakit import LlavaCollator, LlavaProcessor
 from llavakit.inference.engine import Question
 from llavakit.inference.local_engine import LocalEngine
 from llavakit.inference.session import ChatSession
+from llavakit.modeling_llava.connectors import CONNECTORS, LinearConnector
 from llavakit.modeling_llava.image_features import FUSIONS, join_views
+from llavakit.processing.image_geometry import Placement
 from llavakit.processing.image_layouts import IMAGE_LAYOUTS
-from llavakit.processing.image_plan import ImageLayout, ImagePlan
+from llavakit.processing.image_plan import FEATURE_PLACES, ImageLayout, ImagePlan, Mosaic, View
 
 # Answers end with a token of their own, as in most templates
 TEMPLATE = (
@@ -26,23 +28,20 @@ TEMPLATE = (
 )
 
 
+@dataclass(frozen=True)
 class Halves(ImageLayout):
     """A wide picture as its whole and its halves side by side, the features of both halves in rows that end in a line
     break; the top row of a picture twice as wide is left out. Any other picture as one view."""
 
-    def plan(self, width, height, view):
-        side = round(view.num_tokens**0.5)
+    line_breaks = True
+
+    def mosaics(self, width, height, view):
+        whole = Mosaic((1, 1), view)
         if width <= height:
-            return ImagePlan(1, view.num_tokens)
-        first = 1 if width >= 2 * height else 0  # of the rows of features that stay
-        rows = side - first
-        places = [list(range(view.num_tokens)), [], []]
-        for half in (0, 1):
-            for row in range(side):
-                for column in range(side):
-                    start = view.num_tokens + (row - first) * (2 * side + 1) + half * side
-                    places[1 + half].append(start + column if row >= first else -1)
-        return ImagePlan(3, view.num_tokens + rows * (2 * side + 1), places)
+            return [whole]
+        rows, columns = view.grid
+        top = 1 if width >= 2 * height else 0  # rows of features that are left out
+        return [whole, Mosaic((1, 2), view, kept=(top, 0, rows - top, 2 * columns), line_break=view.spatial)]
 
     def cut(self, image, view, image_processor):
         width, height = image.size
@@ -50,10 +49,13 @@ class Halves(ImageLayout):
             return [image]
         return [image, image.crop((0, 0, width // 2, height)), image.crop((width // 2, 0, width, height))]
 
+    def placement(self, width, height, view):
+        return Placement(view.width, view.height, view.width / width, view.height / height)
+
 
 @pytest.fixture(autouse=True)
 def halves(monkeypatch):
-    monkeypatch.setitem(IMAGE_LAYOUTS, "halves", Halves())
+    monkeypatch.setitem(IMAGE_LAYOUTS, "halves", Halves)
 
 
 @pytest.fixture
@@ -74,12 +76,11 @@ def processor(tiny_tokenizer):
 
 @pytest.fixture
 def model(tiny_model, processor):
-    model = tiny_model(image_token_index=processor.image_token_id)
+    model = tiny_model(image_token_index=processor.image_token_id, image_line_break=True)
     with torch.no_grad():
         for weight in model.model.multi_modal_projector.parameters():
             weight.mul_(20)
-    connector = model.model.multi_modal_projector
-    connector.line_break = nn.Parameter(torch.randn(model.config.text_config.hidden_size))
+        model.model.multi_modal_projector.line_break.normal_()
     return model
 
 
@@ -126,7 +127,7 @@ def test_turns_dropped_take_the_tokens_of_their_own_images(processor, pictures):
 def test_what_goes_with_pixels_is_a_row_a_view(processor, pictures):
     together = processor.process_images(pictures)
     assert together["pixel_values"].shape == (7, 3, 28, 28)
-    assert together["feature_places"].shape == (7, 1 + 4)
+    assert together["feature_places"].shape == (7, 12) == (7, len(FEATURE_PLACES))
     assert together["feature_places"][:, 0].tolist() == [4, 14, 0, 0, 9, 0, 0]
     apart = [processor.process_images([picture]) for picture in pictures]
     for name, tensor in together.items():
@@ -169,7 +170,7 @@ def test_rows_are_collated_and_all_parts_learn(model, processor, pictures):
     rows = [{"images": [picture], "messages": [strings, *answers]} for picture in pictures]
     batch = LlavaCollator(processor)(rows)
     assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [4, 14, 9]
-    assert batch["feature_places"].shape == (7, 5)
+    assert batch["feature_places"].shape == (7, 12)
     model.train()(**batch).loss.backward()
     connector = model.model.multi_modal_projector
     assert connector.line_break.grad.abs().sum() > 0 and connector.linear.weight.grad.abs().sum() > 0
@@ -239,7 +240,7 @@ class Short(Halves):
 
 
 def test_a_layout_that_cuts_otherwise_than_it_plans(processor, pictures, monkeypatch):
-    monkeypatch.setitem(IMAGE_LAYOUTS, "halves", Short())
+    monkeypatch.setitem(IMAGE_LAYOUTS, "halves", Short)
     with pytest.raises(ValueError, match="Short plans 3 views for an image of 50 x 30 pixels and cuts 1"):
         processor.process_images(pictures)
 
@@ -253,17 +254,89 @@ def test_the_model_checks_what_it_obeys(model, processor, pictures):
             model(**{**batch, **changed})
 
     refused("feature_places has 7 rows, but pixel_values has 6 views", pixel_values=pixels[:-1])
-    refused("planned for 3 features of a view, but encoder and connector make 4", feature_places=places[:, :-1])
     refused("its first view is missing", pixel_values=pixels[2:], feature_places=places[2:])
+    refused(
+        "plans 1 x 2 views, but the last image has 1 of them", pixel_values=pixels[:-1], feature_places=places[:-1]
+    )
     refused("has 27 image tokens, but its images have 28 features", feature_places=None)
-    doubled = places.clone()
-    doubled[0, 1] = doubled[0, 2]
-    refused("puts 4 features at 3 of an image's 4 tokens", feature_places=doubled)
-    fewer = places.clone()
-    fewer[0, 0] = 3
-    refused("puts 4 features at 4 of an image's 3 tokens, the last at 3", feature_places=fewer)
+    for row, column, value, match in (
+        (2, 4, 3, "was planned for 2 x 3 features of a view, but encoder and connector make 4"),
+        (0, 0, 3, "gives image 0 3 tokens, but its views have 4 features that stay"),
+        (2, 7, 3, "keeps 3 x 4 features from row 0 and column 0 on, of 2 x 4"),
+        (3, 0, 5, "starts an image at view 3, within the views of another"),
+        (4, 1, 0, "says nothing about view 4"),
+    ):
+        changed = places.clone()
+        changed[row, column] = value
+        refused(match, feature_places=changed)
     model.model.multi_modal_projector.line_break = None
-    refused("takes 14 tokens, but 12 of its features have a place .* no line_break")
+    refused("ends each row of features with a line break, which this model has no embedding for")
+
+
+def test_features_are_pooled_as_planned():
+    """Every number of a mosaic, on features that tell where they are from: 2 x 3 views of 4 x 5 features."""
+    view = View(8, 10, 20, (4, 5))
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(15.0), indexing="ij")
+    whole = torch.stack([rows, columns], dim=-1)
+    views = whole.reshape(2, 4, 3, 5, 2).transpose(1, 2).reshape(6, 20, 2)
+    plain = Mosaic((2, 3), view)
+    kept = Mosaic((2, 3), view, kept=(1, 2, 6, 12))
+    pooled = Mosaic((2, 3), view, kept=(1, 2, 6, 12), pooled=(3, 4), line_break=True)
+    plan = ImagePlan((plain, kept, pooled), plain.num_tokens + kept.num_tokens + pooled.num_tokens)
+    assert (plan.num_views, plan.num_tokens) == (18, 120 + 72 + 3 * 5)
+    [image] = join_views(views.repeat(3, 1, 1), torch.tensor(plan.feature_places()), torch.tensor([-1.0, -1.0]))
+    assert torch.equal(image[:120], whole.reshape(-1, 2))
+    assert torch.equal(image[120:192], whole[1:7, 2:14].reshape(-1, 2))
+    ends = image[192:].reshape(3, 5, 2)
+    assert (ends[:, 4] == -1).all()
+    # Each of the 3 x 4 is the middle of 2 x 3 features
+    assert torch.allclose(ends[:, :4], whole[1:7, 2:14].reshape(3, 2, 4, 3, 2).mean((1, 3)))
+
+
+class WholeImage(LinearConnector):
+    """Two tokens of all views of an image: their sum and their number."""
+
+    of_image = True
+
+    @classmethod
+    def num_tokens(cls, num_patches, config):
+        return 2
+
+    def forward(self, features, grid=None):
+        patches = self.linear(torch.cat([mosaic.flatten(1, 2) for mosaic in features], dim=1))
+        return torch.stack([patches.sum(1), torch.full_like(patches[:, 0], patches.shape[1])], dim=1)
+
+
+def test_a_connector_of_whole_images_takes_as_many_tokens_whatever_the_size(
+    tiny_model, processor, pictures, monkeypatch
+):
+    monkeypatch.setitem(CONNECTORS, "whole", WholeImage)
+    model = tiny_model(image_token_index=processor.image_token_id, image_line_break=True, projector_type="whole")
+    assert model.model.multi_modal_projector.line_break is None
+    processor.image_seq_length, processor.image_tokens_of = 2, "image"
+    inputs = processor.process_images(pictures)
+    with torch.no_grad():
+        together = model.get_image_features(**inputs).pooler_output
+        assert [image[1, 0].item() for image in together] == [4, 12, 8]  # the patches that stay
+        for picture, image in zip(pictures, together, strict=True):
+            [alone] = model.get_image_features(**processor.process_images([picture])).pooler_output
+            torch.testing.assert_close(image, alone)
+        batch = encode(processor, messages(*pictures), messages(pictures[1]))
+        assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [6, 2]
+        model(**batch)
+
+
+def test_options_that_a_layout_or_a_connector_does_not_have(processor, tiny_model):
+    with pytest.raises(ValueError, match="names 'rows', which the layout 'halves' does not have: it has no options"):
+        LlavaProcessor(
+            processor.image_processor,
+            processor.tokenizer,
+            14,
+            image_aspect_ratio="halves",
+            image_layout_options={"rows": 2},
+        )
+    with pytest.raises(ValueError, match="names 'queries', which the connector 'linear' does not have"):
+        tiny_model(projector_options={"queries": 2})
 
 
 def test_views_without_places_are_images():

@@ -6,6 +6,7 @@ There is no vLLM here: the steps are those of its multimodal mixin for transform
 """
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,26 +15,30 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llavakit import LlavaProcessor
+from llavakit.processing.image_geometry import Placement
 from llavakit.processing.image_layouts import IMAGE_LAYOUTS
-from llavakit.processing.image_plan import ImageLayout, ImagePlan
+from llavakit.processing.image_plan import ImageLayout, Mosaic
 
 LARGEST = 10_000  # the side of the picture that memory is measured with
 
 
+@dataclass(frozen=True)
 class Twice(ImageLayout):
     """A wide picture as two views, any other as one."""
 
-    def plan(self, width, height, view):
-        views = 2 if width > height else 1
-        return ImagePlan(views, views * view.num_tokens)
+    def mosaics(self, width, height, view):
+        return [Mosaic((1, 2 if width > height else 1), view)]
 
     def cut(self, image, view, image_processor):
         return [image] * (2 if image.width > image.height else 1)
 
+    def placement(self, width, height, view):
+        return Placement(view.width, view.height, view.width / width, view.height / height)
+
 
 @pytest.fixture
 def layouts(monkeypatch):
-    monkeypatch.setitem(IMAGE_LAYOUTS, "twice", Twice())
+    monkeypatch.setitem(IMAGE_LAYOUTS, "twice", Twice)
 
 
 @pytest.fixture
