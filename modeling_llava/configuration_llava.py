@@ -155,7 +155,7 @@ class LlavaConfig(PreTrainedConfig):
         if self.num_additional_image_tokens is None:
             self.num_additional_image_tokens = num_prefix_tokens(self.vision_config)
         self._check_feature_layers()
-        CONNECTORS[self.projector_type].options(self)  # an unknown one is refused here
+        CONNECTORS[self.projector_type].check(self)
         if self.image_seq_length is None:
             self.image_seq_length = self._worked_out_length()
         super().__post_init__(**kwargs)

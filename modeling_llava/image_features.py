@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers.utils import torch_compilable_check
 
-from .connectors import Connector
+from .connector_base import Connector
 from .image_tokens import check_image_tokens
 
 ViewFeatures = torch.Tensor | Sequence[torch.Tensor]  # (V, F, D), or V times (F, D)
@@ -106,7 +106,7 @@ def connect(
     Views, or images, of the same size go through together; results do not depend on what else is in the batch.
 
     Args:
-        connector: See `connectors`.
+        connector: See `connector_base`.
         features: `(V, P, Z)`, or V tensors `(P, Z)`, of the encoder.
         feature_places: See `arrange_views`; None: every view is an image.
         patch_grids: Of each view, the rows and columns of its patches; None where other features stand before them.

@@ -24,7 +24,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .cache_name import CACHE, cache_argument
 from .configuration_llava import LlavaConfig
-from .connectors import CONNECTORS, Connector
+from .connector_base import Connector
+from .connectors import CONNECTORS
 from .image_features import FUSIONS, connect
 from .image_tokens import check_image_tokens, repeat_views
 from .model_parts import freeze_for, is_learning
