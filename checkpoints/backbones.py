@@ -12,6 +12,9 @@ VOCABULARY_MULTIPLE = 64
 # Pooling on top of an encoder. It adds nothing to the grid features, so a checkpoint may lack it.
 POOLING_MODULES = ("pooler", "head")
 
+# Where the models of transformers that answer questions about images keep their encoder: pattern -> what becomes of it
+TOWER_NAMES = {r"^model\.vision_tower\.": "", r"^vision_tower\.": ""}
+
 
 def load_language_model(language: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
     """Load a causal language model.
@@ -36,20 +39,21 @@ def load_language_model(language: str | os.PathLike, **kwargs: Any) -> PreTraine
 
 
 def load_vision_tower(vision: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
-    """Load a vision encoder, also out of a checkpoint that holds a text encoder beside it.
+    """Load a vision encoder, also out of a checkpoint that holds a text encoder or a language model beside it.
 
     Raises:
         ValueError: if weights of the encoder are missing.
     """
     hub = {name: kwargs[name] for name in ("revision", "trust_remote_code")}
     config = AutoConfig.from_pretrained(vision, **hub)
-    config = getattr(config, "vision_config", config)
+    if (tower_config := getattr(config, "vision_config", None)) is not None:
+        config, kwargs["key_mapping"] = tower_config, TOWER_NAMES
     tower, loaded = AutoModel.from_pretrained(vision, config=config, output_loading_info=True, **kwargs)
     missing = [name for name in loaded["missing_keys"] if not set(POOLING_MODULES) & set(name.split("."))]
     if missing:
         raise ValueError(
             f"{vision} lacks weights of a {type(tower).__name__}: {_some(missing)}. Give the checkpoint of a "
-            "pretrained vision encoder, or of a model such as CLIP that contains one."
+            "pretrained vision encoder, or of a model such as CLIP or InternVL that contains one."
         )
     return tower
 

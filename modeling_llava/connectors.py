@@ -7,6 +7,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from .connector_base import Connector, vision_width
+from .connector_pixel_shuffle import PixelShuffleConnector
 
 
 class LinearConnector(Connector):
@@ -39,6 +40,10 @@ class MLPConnector(Connector):
 
 
 # `LlavaConfig.projector_type` is a key of this.
-CONNECTORS: dict[str, type[Connector]] = {"linear": LinearConnector, "mlp2x_gelu": MLPConnector}
+CONNECTORS: dict[str, type[Connector]] = {
+    "linear": LinearConnector,
+    "mlp2x_gelu": MLPConnector,
+    "pixel_shuffle_mlp": PixelShuffleConnector,
+}
 
 __all__ = ["CONNECTORS", "LinearConnector", "MLPConnector"]

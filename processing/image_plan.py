@@ -190,14 +190,22 @@ class ImageLayout(ABC):
                     f"{type(self).__name__} plans {plan.num_views} views for an image of {image.size[0]} x "
                     f"{image.size[1]} pixels and cuts {len(cuts)}: plan and cut must agree."
                 )
-        outputs = dict(image_processor([cut for cuts in views for cut in cuts], **options))
-        height, width = outputs["pixel_values"][0].shape[-2:]
+        # What else it says, as the `num_patches` of InternVL's, is of no use to the model
+        pixel_values = image_processor([cut for cuts in views for cut in cuts], **options)["pixel_values"]
+        num_views = sum(plan.num_views for plan in plans)
+        if len(pixel_values) != num_views:
+            raise ValueError(
+                f"The image processor made {len(pixel_values)} views of {num_views}: it is to cut none of its own (set "
+                "`crop_to_patches` to False on processor.image_processor), which is what the layout does."
+            )
+        height, width = pixel_values[0].shape[-2:]
         if (height, width) != (view.height, view.width):
             raise ValueError(
                 f"The image processor gave {height} x {width} pixels, and tokens are counted for {view.height} x "
                 f"{view.width}: set the size on processor.image_processor, where it is saved with the checkpoint, not "
                 "in the call."
             )
+        outputs: dict[str, Any] = {"pixel_values": pixel_values}
         if not self.single_view:
             outputs["feature_places"] = [row for plan in plans for row in plan.feature_places()]
         return outputs | {"tokens_of_image": [plan.num_tokens for plan in plans]}

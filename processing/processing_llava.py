@@ -38,7 +38,7 @@ class LlavaKitProcessor(ConversationProcessor):
     Args:
         image_processor (`BaseImageProcessor`): Of the vision encoder.
         tokenizer (`PreTrainedTokenizerBase`): Of the language model; backed by the `tokenizers` library.
-        patch_size (`int`): Side of a patch of the vision encoder, in pixels.
+        patch_size (`int` or `tuple[int, int]`): Side of a patch of the vision encoder, in pixels, or height and width.
         vision_feature_select_strategy (`str`, *optional*, defaults to `"default"`): `"default"` for the features of
             the grid, `"full"` for all that the encoder returns.
         chat_template (`str`, *optional*): The name of a shipped template, Jinja text, or None for the tokenizer's own.
@@ -66,7 +66,7 @@ class LlavaKitProcessor(ConversationProcessor):
         self,
         image_processor: Any = None,
         tokenizer: Any = None,
-        patch_size: int | None = None,
+        patch_size: int | Sequence[int] | None = None,
         vision_feature_select_strategy: Literal["default", "full"] | None = "default",
         chat_template: str | dict[str, str] | None = None,
         image_token: str = "<image>",
@@ -90,6 +90,8 @@ class LlavaKitProcessor(ConversationProcessor):
         elif chat_template is None:
             chat_template = getattr(tokenizer, "chat_template", None)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        if isinstance(patch_size, Sequence) and len(set(patch_size)) == 1:
+            patch_size = patch_size[0]  # the number that programs around a Llava processor count with
         self.patch_size = patch_size
         self.vision_feature_select_strategy = vision_feature_select_strategy
         self.image_token = image_token
@@ -137,8 +139,9 @@ class LlavaKitProcessor(ConversationProcessor):
         """Rows and columns of the patches of a view."""
         if self.patch_size is None:
             raise ValueError("patch_size=None: give the patch size of the vision encoder (its config's patch_size).")
+        sides = (self.patch_size, self.patch_size) if isinstance(self.patch_size, int) else self.patch_size
         height, width = self.image_size
-        return height // self.patch_size, width // self.patch_size
+        return height // sides[0], width // sides[1]
 
     @property
     def layout(self) -> ImageLayout:

@@ -107,7 +107,8 @@ def test_given_configs_are_taken_as_they_are():
 
 @pytest.mark.parametrize("name", CONNECTORS)
 def test_every_connector_is_a_choice(name):
-    assert LlavaConfig(projector_type=name).num_image_tokens == 256
+    config = LlavaConfig(projector_type=name)
+    assert config.num_image_tokens == CONNECTORS[name].num_tokens(256, config)
 
 
 def test_a_connector_that_does_not_exist_is_refused_with_those_that_do():
