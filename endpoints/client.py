@@ -1,7 +1,9 @@
 """The one client of OpenAI-compatible chat endpoints (OpenAI, vLLM, Ollama, ...), through the `openai` library."""
 
+import contextlib
+import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -48,9 +50,9 @@ class OpenAIClient:
         self.options = options or RequestOptions()
         self._patience = Patience(timeout)
         # `timeout` is ours: the library's own is per read, and slow bytes would never meet it
-        self._client = self._openai.AsyncOpenAI(
-            base_url=base_url, api_key=api_key or KEYLESS, max_retries=0, timeout=None
-        )
+        self._settings = {"base_url": base_url, "api_key": api_key or KEYLESS, "max_retries": 0, "timeout": None}
+        self._tls = _http_library(self._openai).create_ssl_context()  # takes longer than all the rest of a client
+        self._free: list[Any] = [self._new_client()]
 
     async def answer(self, request: Request) -> Completion:
         """Make one call.
@@ -81,21 +83,44 @@ class OpenAIClient:
     async def _post(self, body: Mapping[str, Any]) -> Any:
         """The JSON that the endpoint gives, after redirects within its own address."""
         address = PATH
-        for _ in range(REDIRECTS + 1):
-            try:
-                # Not `chat.completions.create`, which walks through every message to check its types: with examples in
-                # each request that takes more than all else together
-                options = {"follow_redirects": False}
-                return await self._client.post(address, cast_to=object, body=body, options=options)
-            except self._openai.APIStatusError as error:
-                if not 300 <= error.status_code < 400:
-                    raise
-                address = _next_address(error.response, error.status_code)
+        with self._client() as client:
+            for _ in range(REDIRECTS + 1):
+                try:
+                    # Not `chat.completions.create`, which walks through every message to check its types: with examples
+                    # in each request that takes more than all else together
+                    options = {"follow_redirects": False}
+                    return await client.post(address, cast_to=object, body=body, options=options)
+                except self._openai.APIStatusError as error:
+                    if not 300 <= error.status_code < 400:
+                        raise
+                    address = _next_address(error.response, error.status_code)
         raise CallError(f"the endpoint redirects more than {REDIRECTS} times, last to {address}", fatal=True)
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[Any]:
+        """A client of the library for one call at a time, and so with one connection.
+
+        Where many calls share a client, its pool looks at all their connections, at the start and at the end of each call.
+        """
+        client = self._free.pop() if self._free else self._new_client()
+        try:
+            yield client
+        finally:
+            self._free.append(client)
+
+    def _new_client(self) -> Any:
+        http_client = self._openai.DefaultAsyncHttpxClient(verify=self._tls)
+        return self._openai.AsyncOpenAI(**self._settings, http_client=http_client)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        for client in self._free:
+            await client.close()
+
+
+def _http_library(openai: Any) -> Any:
+    """`httpx2`, or for an older `openai` `httpx`."""
+    return importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
 
 
 def _next_address(response: Any, status: int) -> str:

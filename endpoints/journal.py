@@ -15,10 +15,12 @@ import asyncio
 import hashlib
 import json
 import os
+import threading
 from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,9 @@ class Journal:
         self.path = Path(run_dir) / name
         self._lock = FileLock(self.path.with_suffix(".lock"), timeout=0)
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._guard = threading.Lock()  # of what waits, and of whether the writer will look again
+        self._writing = False
+        self._written: Future[None] | None = None
 
     def __enter__(self) -> "Journal":
         try:
@@ -77,11 +81,13 @@ class Journal:
                 f"{self.path.parent} is in use by another run. Wait for it, or name another folder."
             ) from error
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        self._cut_torn_line()
+        self._size = self._cut_torn_line()
         _sync_folder(self.path.parent)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=NAME)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._writer.shutdown()
         os.close(self._file)
         self._lock.release()
 
@@ -91,43 +97,47 @@ class Journal:
 
     async def add(self, line: Line) -> None:
         """Add a line and return when it is on disk. Lines that come while others are written share one sync."""
-        done = asyncio.get_running_loop().create_future()
-        self._waiting.append((_encode(line), done))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_waiting())
+        loop = asyncio.get_running_loop()
+        content, done = _encode(line), loop.create_future()
+        with self._guard:
+            self._waiting.append((content, done))
+            if not self._writing:
+                self._writing, self._written = True, self._writer.submit(self._write_waiting, loop)
         await done
 
     async def flush(self) -> None:
         """Return when all that was added is on disk, also what nobody waits for any more."""
-        if self._writer is not None:
-            await self._writer
+        if self._written is not None:
+            await asyncio.wrap_future(self._written)
 
-    async def _write_waiting(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting, []
+    def _write_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The writer's thread. It takes group after group by itself: a busy loop would be slow to hand it the next."""
+        while True:
+            with self._guard:
+                group, self._waiting = self._waiting, []
+                self._writing = bool(group)
+            if not group:
+                return
+            failure = None
             try:
-                await asyncio.to_thread(self._write, b"".join(content for content, _ in group))
+                self._write(b"".join(content for content, _ in group))
             except OSError as error:  # whoever waits must know
-                for _, done in group:
-                    if not done.done():
-                        done.set_exception(error)
-                continue
-            for _, done in group:
-                if not done.done():
-                    done.set_result(None)
+                failure = error
+            loop.call_soon_threadsafe(_tell, [done for _, done in group], failure)
 
     def _write(self, content: bytes) -> None:
-        start, view = os.fstat(self._file).st_size, memoryview(content)
+        view = memoryview(content)
         try:
             while view:
                 view = view[os.write(self._file, view) :]
             os.fsync(self._file)
         except OSError:  # a full disk: what is written next must not continue a torn line
-            os.ftruncate(self._file, start)
+            os.ftruncate(self._file, self._size)
             raise
+        self._size += len(content)
 
-    def _cut_torn_line(self) -> None:
-        """A process that was killed while it wrote leaves a line without its end. It never counted."""
+    def _cut_torn_line(self) -> int:
+        """The size of the file, without a line that a process was killed at: it lacks its end, and never counted."""
         size = end = os.fstat(self._file).st_size
         while end:
             start = max(0, end - 65536)
@@ -139,6 +149,18 @@ class Journal:
         if end < size:
             os.ftruncate(self._file, end)
             os.fsync(self._file)
+        return end
+
+
+def _tell(waiting: Iterable[asyncio.Future[None]], failure: OSError | None) -> None:
+    """Tell whoever waits that the lines are on disk, or why they are not."""
+    for done in waiting:
+        if done.done():  # cancelled: nobody waits any more
+            continue
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)
 
 
 def _encode(line: Mapping[str, Any]) -> bytes:

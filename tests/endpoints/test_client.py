@@ -135,3 +135,22 @@ def test_a_call_that_hangs_while_others_are_answered_is_given_up() -> None:
     with Hanging(reply, latency=0.02) as server:
         seconds, last = asyncio.run(ask_all())
     assert last == 119 and seconds < 2.0
+
+
+def test_calls_at_once_have_a_client_each_which_later_calls_take_again() -> None:
+    """In one pool each call would look at the connections of all others."""
+
+    async def ask() -> tuple[int, int]:
+        client = OpenAIClient("m", server.base_url)
+        for number in range(6):
+            await client.answer(request(key=str(number)))
+        alone = len(client._free)
+        for _ in range(3):
+            await asyncio.gather(*(client.answer(request(key=str(number))) for number in range(5)))
+        try:
+            return alone, len(client._free)
+        finally:
+            await client.close()
+
+    with ChatServer(lambda body: "Yes.", latency=0.02) as server:
+        assert asyncio.run(ask()) == (1, 5) and server.most_in_flight == 5
