@@ -3,14 +3,16 @@
 import os
 from typing import Any
 
+from .bad_rows import BadAnnotation
+
 
 def field(entry: Any, key: str, path: str | os.PathLike, name: Any) -> Any:
     """`entry[key]`.
 
     Raises:
-        ValueError: The entry is no object or lacks the key; the message names the file and the entry.
+        BadAnnotation: The entry is no object or lacks the key; the message names the file and the entry.
     """
     if not isinstance(entry, dict) or key not in entry:
         there = sorted(entry) if isinstance(entry, dict) else f"a {type(entry).__name__}"
-        raise ValueError(f"{path}, entry {name!r}: {key!r} is missing ({there}). Correct the entry or drop it.")
+        raise BadAnnotation(f"{path}, entry {name!r}: {key!r} is missing ({there}). Correct the entry or drop it.")
     return entry[key]

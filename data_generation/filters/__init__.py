@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ...rows.registry import check_choice
 from ..answers.samples import Sample
 from .boxes_in_text import box_outside_image
 from .generic import generic_answer
@@ -71,8 +72,5 @@ def make_filters(names: Iterable[str], options: FilterOptions | None = None) -> 
     Raises:
         ValueError: An unknown name, or an option out of range.
     """
-    names = list(names)
-    unknown = [name for name in names if name not in FILTERS]
-    if unknown:
-        raise ValueError(f"filter {unknown[0]!r} is unknown; choose of {tuple(FILTERS)}.")
+    names = [check_choice(name, FILTERS, "--filters") for name in names]
     return {name: entry.check(options or FilterOptions()) for name, entry in FILTERS.items() if name in names}

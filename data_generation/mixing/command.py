@@ -106,10 +106,12 @@ def _add_card(steps: Any) -> None:
 def _academic(args: argparse.Namespace) -> int:
     from ...rows.files import write_rows
     from ..sources import ACADEMIC
-    from ..sources.academic_rows import prefixed
+    from ..sources.academic_rows import OfficialRows, prefixed
 
     rows = options_of(args, ACADEMIC[args.name])
     print(f"{write_rows(prefixed(rows, args.image_prefix), args.output)} rows -> {args.output}")
+    if isinstance(rows, OfficialRows):
+        rows.bad.write(args.output)
     return 0
 
 

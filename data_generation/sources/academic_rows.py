@@ -3,17 +3,39 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from ...rows.bad_rows import BadAnnotations
 from ...rows.schema import IMAGE_PLACEHOLDER, Row, make_row
 from ...rows.text_files import read_json
 from ..ids import UniqueIds, image_id
+from ..option_flags import option
 
 Exchange = tuple[str, str]  # a question and its answer
 
 # How COCO's 2017 release names the image of an id; the 2014 release, which VQAv2 and RefCOCO were made of, holds the
 # same images as COCO_train2014_{id:012d}.jpg and COCO_val2014_{id:012d}.jpg
 COCO_2017 = "{id:012d}.jpg"
+
+
+@dataclass(kw_only=True)
+class OfficialRows:
+    """What all converters of official files know: the rule for entries that cannot be used.
+
+    Attributes:
+        bad: The rule, and what it left out.
+
+    Raises:
+        ValueError: An unknown `on_bad_row`.
+    """
+
+    on_bad_row: str = option(
+        '"error" stops at an entry that cannot be used; "skip" leaves such out and says which', "error"
+    )
+
+    def __post_init__(self) -> None:
+        self.bad = BadAnnotations(self.on_bad_row)
 
 
 def merged_rows(

@@ -33,6 +33,7 @@ def add_parsers(steps: Any) -> None:
     science.add_argument("--split", default="train", help="train, val, trainval or test")
     science.add_argument("--answer_order", default="reasoning_first", choices=("reasoning_first", "answer_first"))
     science.add_argument("-o", "--output", required=True, help="file of rows (.json, .jsonl or .parquet)")
+    add_flag(science)
     science.set_defaults(run=_scienceqa)
 
 
@@ -70,9 +71,7 @@ def _write(rows: Iterator[Row], output: str, bad: BadAnnotations) -> int:
 
 
 def _scienceqa(args: argparse.Namespace) -> int:
-    from ...rows.files import write_rows
     from .scienceqa import scienceqa_rows
 
-    rows = scienceqa_rows(args.problems, args.split, args.answer_order)
-    print(f"{write_rows(rows, args.output)} rows -> {args.output}")
-    return 0
+    bad = BadAnnotations(args.on_bad_row)
+    return _write(scienceqa_rows(args.problems, args.split, args.answer_order, bad), args.output, bad)

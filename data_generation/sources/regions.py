@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ...rows.bad_rows import BadAnnotation
 from ...rows.official_fields import field
 from ..option_flags import option
-from .academic_rows import COCO_2017, Exchange, Row, image_path, merged_rows, read_official
+from .academic_rows import COCO_2017, Exchange, OfficialRows, Row, image_path, merged_rows, read_official
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ Box = Sequence[float]
 
 
 @dataclass
-class RefCOCORows:
+class RefCOCORows(OfficialRows):
     """Rows of RefCOCO, RefCOCO+ (arXiv:1608.00272) or RefCOCOg (arXiv:1511.02283).
 
     An object has about three expressions. The first of each object makes a conversation, the second another, so that no
@@ -64,17 +65,24 @@ class RefCOCORows:
         if self.split not in known:
             raise ValueError(f"split={self.split!r} has no references in {self.refs}; it has {known}.")
 
-        def exchanges() -> Iterator[tuple[str, int, Exchange]]:
+        def expressions() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], int, Any]]:
             for each in references:
                 if each["split"] != self.split:
                     continue
-                name, annotation = each.get("ref_id"), objects.get(each.get("ann_id"))
-                image = sizes.get(each.get("image_id"))
-                if annotation is None or image is None:
-                    raise ValueError(
-                        f"{self.refs}, reference {name!r}: its box or image is not in {self.instances}. Name its own file."
-                    )
-                for number, sentence in enumerate(field(each, "sentences", self.refs, name)):
+                with self.bad.caught():
+                    name, annotation = each.get("ref_id"), objects.get(each.get("ann_id"))
+                    image = sizes.get(each.get("image_id"))
+                    if annotation is None or image is None:
+                        raise BadAnnotation(
+                            f"{self.refs}, reference {name!r}: its box or image is not in {self.instances}. Name its own "
+                            "file."
+                        )
+                    for number, sentence in enumerate(field(each, "sentences", self.refs, name)):
+                        yield name, annotation, image, number, sentence
+
+        def exchanges() -> Iterator[tuple[str, int, Exchange]]:
+            for name, annotation, image, number, sentence in expressions():
+                with self.bad.caught():
                     draw = random.Random(f"{self.seed}/{name}/{number}")
                     text = str(sentence.get("raw") or field(sentence, "sent", self.refs, name))
                     size = (image["width"], image["height"])
@@ -86,7 +94,7 @@ class RefCOCORows:
 
 
 @dataclass
-class VisualGenomeRows:
+class VisualGenomeRows(OfficialRows):
     """Rows of Visual Genome's regions (arXiv:1602.07332).
 
     Raises:
@@ -117,22 +125,25 @@ class VisualGenomeRows:
         }
         entries = read_official(self.regions, list, "Visual Genome's region_descriptions.json")
 
-        def exchanges() -> Iterator[tuple[str, int, Exchange]]:
+        def drawn() -> Iterator[tuple[dict[str, Any], random.Random, Any]]:
             for number, entry in enumerate(entries):
-                image_id, found = (
-                    field(entry, "id", self.regions, number),
-                    field(entry, "regions", self.regions, number),
-                )
-                if image_id not in images:
-                    raise ValueError(
-                        f"{self.regions}: image {image_id!r} is not in {self.image_data}. Name files of one release."
-                    )
-                image = images[image_id]
-                path = str(PurePosixPath(*PurePosixPath(image["url"]).parts[-2:]))  # VG_100K/2.jpg
-                draw = random.Random(f"{self.seed}/{image_id}")
-                for region in draw.sample(found, min(self.max_regions, len(found))):
-                    bbox = [field(region, side, self.regions, image_id) for side in ("x", "y", "width", "height")]
-                    text = field(region, "phrase", self.regions, image_id)
+                with self.bad.caught():
+                    image_id, found = (field(entry, name, self.regions, number) for name in ("id", "regions"))
+                    if image_id not in images:
+                        raise BadAnnotation(
+                            f"{self.regions}: image {image_id!r} is not in {self.image_data}. Name files of one release."
+                        )
+                    draw = random.Random(f"{self.seed}/{image_id}")
+                    for region in draw.sample(found, min(self.max_regions, len(found))):
+                        yield images[image_id], draw, region
+
+        def exchanges() -> Iterator[tuple[str, int, Exchange]]:
+            for image, draw, region in drawn():
+                with self.bad.caught():
+                    name = image["image_id"]
+                    bbox = [field(region, side, self.regions, name) for side in ("x", "y", "width", "height")]
+                    text = field(region, "phrase", self.regions, name)
+                    path = str(PurePosixPath(*PurePosixPath(image["url"]).parts[-2:]))  # VG_100K/2.jpg
                     for exchange in questions.ask(bbox, text, (image["width"], image["height"]), draw):
                         yield path, 0, exchange
             questions.report()

@@ -161,7 +161,7 @@ def test_lengths_can_be_set() -> None:
 
 
 def test_unknown_filter() -> None:
-    with pytest.raises(ValueError, match="'lenght' is unknown; choose of"):
+    with pytest.raises(ValueError, match="--filters='lenght' is unknown; choose one of 'length', 'meta_talk'"):
         make_filters(["lenght"])
 
 
