@@ -12,7 +12,10 @@ from llavakit.checkpoints.connector_files import load_connector, save_connector
 from llavakit.modeling_llava.connectors import CONNECTORS
 
 
-@pytest.mark.parametrize(("projector_type", "expected"), [("linear", 4_198_400), ("mlp2x_gelu", 20_979_712)])
+@pytest.mark.parametrize(
+    ("projector_type", "expected"),
+    [("linear", 4_198_400), ("mlp2x_gelu", 20_979_712), ("mlp3x_gelu", 37_761_024), ("mlp4x_gelu", 54_542_336)],
+)
 def test_parameters_at_the_papers_widths(projector_type, expected):
     with torch.device("meta"):
         connector = CONNECTORS[projector_type](LlavaConfig(projector_type=projector_type))
@@ -26,11 +29,17 @@ def test_the_linear_connector_is_equation_1(tiny_config):
     torch.testing.assert_close(connector(features), torch.einsum("dz,nfz->nfd", connector.linear.weight, features))
 
 
-def test_the_mlp_has_a_gelu_between_two_layers(tiny_config):
-    connector = CONNECTORS["mlp2x_gelu"](tiny_config(projector_type="mlp2x_gelu"))
-    features = torch.randn(2, 4, 32)
-    between = torch.nn.functional.gelu(connector.linear_1(features))
-    torch.testing.assert_close(connector(features), connector.linear_2(between))
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_the_mlp_has_a_gelu_between_each_two_layers(tiny_config, depth):
+    connector = CONNECTORS[f"mlp{depth}x_gelu"](tiny_config(projector_type=f"mlp{depth}x_gelu"))
+    layers = [f"linear_{layer}.{kind}" for layer in range(1, depth + 1) for kind in ("weight", "bias")]
+    assert list(connector.state_dict()) == layers  # the names of transformers' Llava, and on from there
+    features = hidden = torch.randn(2, 4, 32)
+    for layer in range(1, depth + 1):
+        hidden = torch.nn.functional.gelu(hidden) if layer > 1 else hidden
+        hidden = torch.nn.functional.linear(hidden, *(connector.state_dict()[name] for name in layers[:2]))
+        layers = layers[2:]
+    torch.testing.assert_close(connector(features), hidden)
 
 
 @pytest.mark.parametrize("projector_type", ["linear", "mlp2x_gelu"])
