@@ -9,6 +9,7 @@ from transformers.activations import ACT2FN
 
 from .connector_base import Connector, vision_width
 from .connector_pixel_shuffle import PixelShuffleConnector
+from .connector_resampler import ResamplerConnector
 
 
 class PatchwiseConnector(Connector):
@@ -122,6 +123,7 @@ CONNECTORS: dict[str, type[Connector]] = {
     "mlp3x_gelu": MLP3Connector,
     "mlp4x_gelu": MLP4Connector,
     "pixel_shuffle_mlp": PixelShuffleConnector,
+    "resampler": ResamplerConnector,
 }
 
 
