@@ -45,11 +45,7 @@ class PadLayout(SingleViewLayout):
         return [pad_to_square(image, tuple(int(mean * 255) for mean in image_processor.image_mean))]
 
     def placement(self, width: int, height: int, view: View) -> Placement:
-        side = max(width, height)
-        across, down = view.width / side, view.height / side
-        return Placement(
-            view.width, view.height, across, down, (side - width) // 2 * across, (side - height) // 2 * down
-        )
+        return Placement.padded_to_square(width, height, (view.width, view.height))
 
 
 # `image_aspect_ratio` of the processor is a key of this, `image_layout_options` are fields of the class.

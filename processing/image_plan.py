@@ -66,15 +66,25 @@ class Mosaic:
         return self.views[0] * self.views[1]
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, in pixels, of its views laid side by side."""
+        return self.views[1] * self.view.width, self.views[0] * self.view.height
+
+    @property
     def kept_features(self) -> tuple[int, int, int, int]:
         """Top, left, rows and columns of the features that stay."""
         (rows, columns), (height, width) = self.views, self.view.grid
         return self.kept or (0, 0, rows * height, columns * width)
 
     @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of the features that become tokens."""
+        return self.pooled or self.kept_features[2:]
+
+    @property
     def num_tokens(self) -> int:
         """How many tokens its features take, with the ends of rows."""
-        rows, columns = self.pooled or self.kept_features[2:]
+        rows, columns = self.token_grid
         return rows * (columns + self.line_break)
 
     def feature_places(self) -> list[list[int]]:
@@ -134,6 +144,20 @@ def view_size(image_processor: Any) -> tuple[int, int]:
     )
 
 
+def view_zoom(image_processor: Any) -> tuple[float, float]:
+    """How much larger a view is resized, across and down, than what an image processor then crops from its centre.
+
+    1 for most; 256 / 224 for DINOv2, which takes the inner 224 of 256 pixels.
+    """
+    if not getattr(image_processor, "do_center_crop", None):
+        return 1.0, 1.0
+    height, width = view_size(image_processor)
+    size = dict(image_processor.size)
+    if "shortest_edge" in size:  # of a view, which is square before it is resized
+        return size["shortest_edge"] / width, size["shortest_edge"] / height
+    return (size["width"] / width, size["height"] / height) if "width" in size else (1.0, 1.0)
+
+
 class ImageLayout(ABC):
     """How images are cut and joined. To add one, write a file with a subclass, whose fields are its options, and a line
     in `IMAGE_LAYOUTS`.
@@ -158,6 +182,18 @@ class ImageLayout(ABC):
     @abstractmethod
     def placement(self, width: int, height: int, view: View) -> Placement:
         """Where an upright image of this size, in pixels, lies on the canvas that its views are cut from."""
+
+    def placements(self, width: int, height: int, view: View) -> list[Placement]:
+        """Where an upright image of this size, in pixels, lies in each of its mosaics, their views laid side by side.
+
+        A mosaic of the canvas's size is cut from it; any other shows the whole image, resized to its own size, as a
+        thumbnail does. To be overridden where it is otherwise.
+        """
+        canvas = self.placement(width, height, view)
+        return [
+            canvas if size == (canvas.width, canvas.height) else Placement.stretched(width, height, size)
+            for size in (mosaic.size for mosaic in self.plan(width, height, view).mosaics)
+        ]
 
     def plan(self, width: int, height: int, view: View) -> ImagePlan:
         """What becomes of an upright image of this size, in pixels, and how many tokens it takes."""

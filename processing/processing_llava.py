@@ -17,13 +17,14 @@ from .call_options import check_options
 from .chat_encoding import ChatEncoder, chat_encoder
 from .chat_templates import template_text
 from .conversations import ConversationProcessor
+from .grounding import GroundingMixin
 from .image_inputs import to_rgb, upright_size
 from .image_layouts import image_layout
 from .image_plan import ImageLayout, View, view_size
 from .text_tokenizer import TextTokenizer
 
 
-class LlavaKitProcessor(ConversationProcessor):
+class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
     """Prepares conversations and images for `LlavaForConditionalGeneration`.
 
     A call, `processor(images, text)`, is transformers' own protocol (`ProcessorMixin.__call__`), of which the parts are

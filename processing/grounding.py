@@ -1,0 +1,36 @@
+"""Where things are: the half of the processor that knows which part of a picture a view, a token or a text speaks of."""
+
+from abc import abstractmethod
+from typing import Any
+
+from .image_plan import ImageLayout, View, view_zoom
+from .image_regions import ImageRegions
+
+
+class GroundingMixin:
+    """Places in the user's picture, in what the model sees of it, and in text."""
+
+    image_processor: Any
+    patch_size: int | None
+
+    @property
+    @abstractmethod
+    def layout(self) -> ImageLayout:
+        """How images are cut into views, and the features of the views joined."""
+
+    @property
+    @abstractmethod
+    def _view(self) -> View:
+        """A view as the layout is told of it."""
+
+    def image_regions(self, width: int, height: int) -> ImageRegions:
+        """Which views and tokens show a part of a picture, and which part of it they show.
+
+        Args:
+            width (`int`): Of the picture, upright, in pixels.
+            height (`int`): The same.
+        """
+        layout, view = self.layout, self._view
+        placements = layout.placements(width, height, view)
+        zoom = view_zoom(self.image_processor)
+        return ImageRegions(width, height, layout.plan(width, height, view), placements, self.patch_size, zoom)
