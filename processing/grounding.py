@@ -1,6 +1,7 @@
 """Where things are: the half of the processor that knows which part of a picture a view, a token or a text speaks of."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from .image_plan import ImageLayout, View, view_zoom
@@ -11,7 +12,7 @@ class GroundingMixin:
     """Places in the user's picture, in what the model sees of it, and in text."""
 
     image_processor: Any
-    patch_size: int | None
+    patch_size: int | Sequence[int] | None
 
     @property
     @abstractmethod

@@ -49,6 +49,10 @@ class Placement:
         left, top = ((side - length) // 2 for length in (width, height))
         return cls(*(canvas or (side, side)), across, down, left * across, top * down)
 
+    def window(self, left: int, top: int, width: int, height: int) -> "Placement":
+        """Where the picture lies on a part of the canvas, cut out of it."""
+        return Placement(width, height, self.scale_x, self.scale_y, self.left - left, self.top - top)
+
     def onto_canvas(self, points: Sequence[float]) -> list[float]:
         """Points of the picture, `(x, y, x, y, ...)` in pixels, as points of the canvas; boxes are two points."""
         scales, offsets = (self.scale_x, self.scale_y), (self.left, self.top)

@@ -40,8 +40,8 @@ class ImageRegions:
         height (`int`): The same.
         plan (`ImagePlan`): What becomes of it.
         placements (`list[Placement]`): Where it lies in each mosaic (`ImageLayout.placements`).
-        patch_size (`int`, *optional*): Of the vision encoder, in pixels. Pixels beyond the last whole patch are seen by
-            no token.
+        patch_size (`int` or `tuple[int, int]`, *optional*): Side of a patch of the vision encoder, in pixels, or height
+            and width. Pixels beyond the last whole patch are seen by no token.
         zoom (`tuple[float, float]`): See `view_zoom`.
     """
 
@@ -49,7 +49,7 @@ class ImageRegions:
     height: int
     plan: ImagePlan
     placements: Sequence[Placement]
-    patch_size: int | None = None
+    patch_size: int | Sequence[int] | None = None
     zoom: tuple[float, float] = (1.0, 1.0)
 
     # ------------------------------------------------------------------------------------------------ views
@@ -172,7 +172,8 @@ class ImageRegions:
     def _seen(self, mosaic: Mosaic) -> tuple[int, int]:
         """Height and width of the whole patches of a view, in pixels."""
         patch = self.patch_size or 1
-        return mosaic.view.height // patch * patch, mosaic.view.width // patch * patch
+        height, width = (patch, patch) if isinstance(patch, int) else patch
+        return mosaic.view.height // height * height, mosaic.view.width // width * width
 
     def _extent(self, mosaic: Mosaic, axis: int, token: int) -> tuple[tuple[int, float], tuple[int, float]]:
         """From where to where a row (axis 0) or a column (axis 1) of tokens shows: each a view and a pixel in it."""

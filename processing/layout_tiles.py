@@ -72,8 +72,16 @@ class TilesLayout(ImageLayout):
 
     def placement(self, width: int, height: int, view: View) -> Placement:
         rows, columns = self.tile_grid(width, height, view)
-        canvas_width, canvas_height = columns * view.width, rows * view.height
-        return Placement(canvas_width, canvas_height, canvas_width / width, canvas_height / height)
+        return Placement.stretched(width, height, (columns * view.width, rows * view.height))
+
+    def placements(self, width: int, height: int, view: View) -> list[Placement]:
+        canvas, size = self.placement(width, height, view), (view.width, view.height)
+        tiles = [
+            canvas.window(left, top, *size)
+            for top in range(0, canvas.height, view.height)
+            for left in range(0, canvas.width, view.width)
+        ]
+        return [*tiles, Placement.stretched(width, height, size)] if self.thumbnail and len(tiles) > 1 else tiles
 
 
 @lru_cache

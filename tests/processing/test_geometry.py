@@ -133,12 +133,10 @@ def test_a_picture_is_seen_whole_unless_its_layout_crops(layout: str, processor_
         width, height = random_size(draw)
         regions = processor_with(layout, "siglip").image_regions(width, height)
         pieces = regions.in_views([0, 0, width, height])
-        start = 0
-        for mosaic in regions.plan.mosaics[: 2 if layout == "quarters" else None]:
-            share = sum(piece.share for piece in pieces if start <= piece.view < start + mosaic.num_views)
-            start += mosaic.num_views
-            seen = min(width, height) / max(width, height) if layout == "crop" else 1
-            assert share == pytest.approx(seen)
+        seen = min(width, height) / max(width, height) if layout == "crop" else 1
+        assert sum(piece.share for piece in pieces) >= seen - 1e-6
+        if regions.plan.num_views == 1:
+            assert pieces[0].share == pytest.approx(seen)
 
 
 def intersection(box: Any, other: Any) -> list[float] | None:
