@@ -9,6 +9,7 @@ from transformers.activations import ACT2FN
 
 from .connector_base import Connector, vision_width
 from .connector_pixel_shuffle import PixelShuffleConnector
+from .connector_qformer import QFormerConnector
 from .connector_resampler import ResamplerConnector
 
 
@@ -124,6 +125,7 @@ CONNECTORS: dict[str, type[Connector]] = {
     "mlp4x_gelu": MLP4Connector,
     "pixel_shuffle_mlp": PixelShuffleConnector,
     "resampler": ResamplerConnector,
+    "qformer": QFormerConnector,
 }
 
 

@@ -55,8 +55,10 @@ class TilesLayout(ImageLayout):
 
     def mosaics(self, width: int, height: int, view: View) -> list[Mosaic]:
         rows, columns = self.tile_grid(width, height, view)
-        num_tiles = rows * columns
-        return [Mosaic((1, 1), view)] * (num_tiles + (self.thumbnail and num_tiles > 1))
+        whole = [Mosaic((1, 1), view)] * (self.thumbnail and rows * columns > 1)
+        # A connector that reads the image at once is shown where its tiles lie
+        tiles = [Mosaic((rows, columns), view)] if view.of_image else [Mosaic((1, 1), view)] * (rows * columns)
+        return tiles + whole
 
     def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
         rows, columns = self.tile_grid(*image.size, view)

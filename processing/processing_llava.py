@@ -154,7 +154,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         """A view as the layout is told of it."""
         num_tokens, of_image = self.num_image_tokens, self.image_tokens_of == "image"
         grid = self.image_token_grid or (None if self.patch_size is None else self._patch_grid)
-        spatial = grid is not None and (of_image or grid[0] * grid[1] == num_tokens)
+        spatial = grid is not None and (of_image or (grid[0] * grid[1] == num_tokens and grid[1] > 1))
         rows, columns = grid if grid is not None and spatial else (num_tokens, 1)
         return View(*self.image_size, num_tokens, (rows, columns), spatial, of_image)
 

@@ -14,6 +14,15 @@ VARIANTS = {
     "linear, pooled": {"projector_type": "linear", "projector_options": {"pooled_tokens": 4}},
     "mlp3x_gelu, pooled": {"projector_type": "mlp3x_gelu", "projector_options": {"pooled_tokens": [1, 3]}},
     "resampler": {"projector_type": "resampler", "projector_options": {"num_queries": 4, "num_heads": 2}},
+    "qformer": {
+        "projector_type": "qformer",
+        "projector_options": {
+            "num_queries": 3,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "hidden_size": 16,
+        },
+    },
 }
 
 

@@ -142,24 +142,59 @@ def pictures():
     return [Image.fromarray((torch.rand(height, width, 3) * 255).byte().numpy()) for width, height in SIZES]
 
 
+@pytest.fixture
+def made(tiny_model, tiny_tokenizer):
+    """Makes a model and a processor for a layout."""
+
+    def make(layout, **options):
+        processor = LlavaProcessor(
+            CLIPImageProcessorPil(size={"height": 28, "width": 28}, do_center_crop=False),
+            copy.deepcopy(tiny_tokenizer),
+            14,
+            chat_template=TEMPLATE,
+            image_aspect_ratio=layout,
+            image_seq_length=options.get("num_queries", 256),
+            image_token_grid=(2, 2),
+            image_tokens_of="image",
+        )
+        model = tiny_model(
+            image_token_index=processor.image_token_id,
+            image_line_break=processor.layout.line_breaks,
+            projector_type="resampler",
+            projector_options=options,
+            text={"max_position_embeddings": 2048},
+        )
+        return model, processor
+
+    return make
+
+
 @pytest.mark.parametrize("layout", [*IMAGE_LAYOUTS, "halves"])
-def test_256_tokens_over_mixed_sizes_and_layouts(tiny_model, tiny_tokenizer, pictures, layout):
-    processor = LlavaProcessor(
-        CLIPImageProcessorPil(size={"height": 28, "width": 28}, do_center_crop=False),
-        copy.deepcopy(tiny_tokenizer),
-        14,
-        chat_template=TEMPLATE,
-        image_aspect_ratio=layout,
-        image_seq_length=256,
-        image_token_grid=(2, 2),
-        image_tokens_of="image",
-    )
-    model = tiny_model(
-        image_token_index=processor.image_token_id,
-        image_line_break=processor.layout.line_breaks,
-        projector_type="resampler",
-        text={"max_position_embeddings": 2048},
-    )
+def test_every_mosaic_is_the_whole_picture(made, layout):
+    """However a picture is cut, what lies on the right of it lies on the right of each mosaic, and below what is below."""
+    model, processor = made(layout, num_queries=4)
+    seen = []
+    model.model.multi_modal_projector.register_forward_pre_hook(lambda module, args: seen.extend(args[0]))
+    half = Image.new("RGB", (40, 60), "black")
+    for size, corner in (((80, 60), (40, 0)), ((40, 120), (0, 60))):
+        dark, white = (Image.new("RGB", size, colour) for colour in ("black", "white"))
+        picture = dark.copy()
+        picture.paste(Image.new("RGB", half.size, "white"), corner)
+        seen.clear()
+        for image in (dark, white, picture):
+            model.get_image_features(**processor.process_images([image]))
+        number = len(seen) // 3
+        for before, after, both in zip(seen[:number], seen[number : 2 * number], seen[2 * number :], strict=True):
+            whiteness = (both - before).norm(dim=-1) - (both - after).norm(dim=-1)  # (1, rows, columns)
+            first, last = (
+                (whiteness[:, :, 0], whiteness[:, :, -1]) if corner[0] else (whiteness[:, 0], whiteness[:, -1])
+            )
+            assert (first < last).all()
+
+
+@pytest.mark.parametrize("layout", [*IMAGE_LAYOUTS, "halves"])
+def test_256_tokens_over_mixed_sizes_and_layouts(made, pictures, layout):
+    model, processor = made(layout)
     assert model.config.num_image_tokens == 256
     together = model.get_image_features(**processor.process_images(pictures)).pooler_output
     assert [tuple(image.shape) for image in together] == [(256, 32)] * len(pictures)
