@@ -11,11 +11,12 @@ import torch
 from transformers import PreTrainedModel
 
 from ..modeling_llava import LlavaConfig
+from .backbones import ENCODERS_THAT_WORK
 
 
 @torch.no_grad()
 def measure_prefix_tokens(tower: PreTrainedModel, view_size: tuple[int, int] | None) -> int:
-    """Count the tokens before the patch grid in what the encoder returns, by showing it a black view.
+    """Count the tokens before the patch grid in what the encoder returns, by showing it two black views.
 
     Args:
         tower: The vision encoder.
@@ -24,23 +25,34 @@ def measure_prefix_tokens(tower: PreTrainedModel, view_size: tuple[int, int] | N
     Raises:
         ValueError: if it does not return a sequence of patch features, or takes no view of this size.
     """
+    if getattr(tower.config, "patch_size", None) is None:
+        raise ValueError(
+            f"The vision encoder {type(tower).__name__} has no patches (its config has no patch_size), so that there are "
+            f"no features of patches to be had. Give {ENCODERS_THAT_WORK}."
+        )
     # A copy: to be part of another config clears which attention the tower runs with
     vision_config = copy.deepcopy(tower.config)
     config = LlavaConfig(vision_config=vision_config, num_additional_image_tokens=0, view_size=view_size)
-    image = torch.zeros(1, *config.image_shape, dtype=tower.dtype, device=tower.device)
+    views = torch.zeros(2, *config.image_shape, dtype=tower.dtype, device=tower.device)
     try:
-        states = tower(image, output_hidden_states=True, return_dict=True).hidden_states
-    except ValueError as error:
+        states = tower(views, output_hidden_states=True, return_dict=True).hidden_states
+    except (ValueError, TypeError, RuntimeError) as error:  # what an encoder raises differs from one to the next
         raise ValueError(
             f"The vision encoder {type(tower).__name__} does not take views of {config.image_shape[1]} x "
-            f"{config.image_shape[2]} pixels ({error}): give it an image processor of the size that it was trained with."
+            f"{config.image_shape[2]} pixels ({error}): give it an image processor of the size that it was trained "
+            f"with; or give {ENCODERS_THAT_WORK}."
         ) from error
-    shape = tuple(states[-1].shape)
-    if len(shape) != 3 or shape[1] < config.num_image_tokens:
+    if states is None:
         raise ValueError(
-            f"The vision encoder {type(tower).__name__} returns features of shape {shape} for an image of "
-            f"{config.num_image_tokens} patches; one that returns (batch, tokens, channels), with a token for each "
-            "patch, is needed."
+            f"The vision encoder {type(tower).__name__} returns no hidden states, which features are taken from. Give "
+            f"{ENCODERS_THAT_WORK}."
+        )
+    shape = tuple(states[-1].shape)
+    if len(shape) != 3 or shape[0] != len(views) or shape[1] < config.num_image_tokens:
+        raise ValueError(
+            f"The vision encoder {type(tower).__name__} returns features of shape {shape} for {len(views)} views of "
+            f"{config.num_image_tokens} patches; one that returns (views, tokens, channels), with a token for each "
+            f"patch, is needed. Give {ENCODERS_THAT_WORK}."
         )
     return shape[1] - config.num_image_tokens
 

@@ -11,12 +11,9 @@ from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, PreTra
 
 from llavakit import LlavaConfig, LlavaForConditionalGeneration
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-}
+from .backbone_families import SIZES
+from .backbone_families import VISION as ENCODERS
+
 VISION = {"model_type": "clip_vision_model", "image_size": 28, "patch_size": 14, **SIZES}
 TEXT = {
     "model_type": "llama",
@@ -110,6 +107,19 @@ def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         config = CONFIG_MAPPING[model_type](**{**SIZES, "image_size": 28, "patch_size": 14, **fields})
         AutoModel.from_config(config).save_pretrained(folder)
         return str(folder)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def vision_folder(vision_checkpoint: Callable[..., str]) -> Callable[[str], str]:
+    """Saves an encoder of `VISION` with its image processor, and returns the folder."""
+
+    def save(name: str) -> str:
+        model_type, fields, _, image_processor = ENCODERS[name]
+        folder = vision_checkpoint(model_type, **fields)
+        image_processor.save_pretrained(folder)
+        return folder
 
     return save
 

@@ -6,29 +6,13 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from llavakit.checkpoints.building import build_llava, build_model, save_llava
 from llavakit.checkpoints.command import add_arguments
 from llavakit.modeling_llava import connectors
 from llavakit.processing.image_layouts import IMAGE_LAYOUTS
 
-
-def clip(side):
-    return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-
-
-def dinov2(side):
-    """As DINOv2's own: resized to a little more, then cropped."""
-    size = {"shortest_edge": side * 8 // 7}
-    return BitImageProcessorPil(size=size, crop_size={"height": side, "width": side})
-
-
-def siglip(side):
-    return SiglipImageProcessorPil(size={"height": side, "width": side})
-
+from .backbone_families import clip, dinov2, siglip
 
 # (model type, fields, its image processor, features of a view with `default`, with `full`)
 ENCODERS = {
@@ -38,6 +22,8 @@ ENCODERS = {
     "DINOv2": ("dinov2", {"image_size": 70}, dinov2(28), 4, 5),  # positions interpolated, as 518 px to 224
     "DINOv2 at its own size": ("dinov2", {}, dinov2(28), 4, 5),
     "DINOv2 with registers": ("dinov2_with_registers", {"image_size": 70, "num_register_tokens": 3}, dinov2(28), 4, 8),
+    "DINOv3": ("dinov3_vit", {"num_register_tokens": 2}, siglip(28), 4, 7),
+    "InternViT": ("internvl_vision", {"image_size": [28, 28], "patch_size": [14, 14]}, siglip(28), 4, 5),
 }
 
 
