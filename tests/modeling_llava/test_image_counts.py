@@ -45,7 +45,7 @@ def conversation(*images):
     return [{"role": "user", "content": blocks}]
 
 
-@pytest.mark.parametrize("layout", IMAGE_LAYOUTS)
+@pytest.mark.parametrize("layout", [name for name, layout in IMAGE_LAYOUTS.items() if layout.single_view])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_tokens_counted_are_features_made(encoder, layout, backbones, tmp_path):
     vision, language, counts = backbones(encoder)
