@@ -7,27 +7,15 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from .warm_python import WITHOUT_LLAVAKIT, WarmPython
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRATCH = Path(tempfile.mkdtemp(prefix="llavakit-tests-"))
-
-WITHOUT_LLAVAKIT = """
-import sys
-
-
-class Absent:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] == "llavakit":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Absent)
-"""
 
 # Set before any test module imports torch or huggingface_hub: both read these once, when they are imported. Processes
 # that a test starts inherit them. More threads than two make models of this size no faster, and many make them slow.
@@ -73,6 +61,13 @@ def environment_without_llavakit(tmp_path: Path) -> dict[str, str]:
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(WITHOUT_LLAVAKIT)
     return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython]:
+    """Runs `python -m llavakit.cli ...` and the like in processes forked from one that has the libraries imported."""
+    with WarmPython() as python:
+        yield python
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,14 @@
 """A checkpoint goes to the Hub and comes back, by the commands of docs/hub.md.
 
 The Hub is the small server of `hub_server.py`; each step is a process of its own with an empty cache, so that what is
-loaded has come over the wire. Where the page loads without llavakit, the process cannot import it.
+loaded has come over the wire. Where the page loads without llavakit, the process cannot import it. The processes are
+forked from one that has transformers imported, and the address of the Hub from its environment (`warm_python.py`).
 """
 
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ..warm_python import TRANSFORMERS, WITHOUT_LLAVAKIT, WarmPython
 from .hub_server import HubServer, Repository
 
 REPO = "you/my-llava"
@@ -36,7 +39,8 @@ with torch.no_grad():
 found = {name: output[name] for name in ("logits", "last_hidden_state") if name in output}
 torch.save({**inputs, **found, "answer": globals().get("answer")}, sys.argv[1])
 """
-WITHOUT = """
+WITHOUT = f"""
+{WITHOUT_LLAVAKIT}
 try:
     import llavakit
 except ImportError:
@@ -65,17 +69,27 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What has come from the Hub, kept for no longer than the process that asked for it."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def python(hub: HubServer, cache: Path) -> Iterator[WarmPython]:
+    with WarmPython(TRANSFORMERS, {**os.environ, **hub.environment(), "HF_HOME": str(cache)}) as python:
+        yield python
+
+
 @pytest.fixture
-def run(hub: HubServer, desk: Path, tmp_path: Path, environment_without_llavakit: dict[str, str]) -> Run:
+def run(python: WarmPython, hub: HubServer, cache: Path, desk: Path, tmp_path: Path) -> Run:
     """Runs Python text in a process of its own with an empty cache; returns what it wrote to `sys.argv[1]`."""
 
     def run(code: str, *, with_llavakit: bool) -> Result:
-        environment = dict(os.environ) if with_llavakit else environment_without_llavakit
-        environment = {**environment, **hub.environment(), "HF_HOME": str(tmp_path / "empty_cache")}
-        code = code if with_llavakit else WITHOUT + code
+        shutil.rmtree(cache, ignore_errors=True)
+        environment = {**os.environ, **hub.environment(), "HF_HOME": str(cache)}
         result = tmp_path / "result.pt"
-        command = [sys.executable, "-c", code, str(result)]
-        done = subprocess.run(command, cwd=desk, env=environment, capture_output=True, text=True, timeout=300)
+        done = python.run(["-c", code if with_llavakit else WITHOUT + code, result], desk, environment, timeout=300)
         assert done.returncode == 0, done.stderr[-4000:]
         return torch.load(result) if result.exists() else {}
 
@@ -92,7 +106,7 @@ def execute(command: str, hub: HubServer, folder: Path | None = None) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_llava: str, desk: Path) -> Result:
+def reference(tiny_llava: str, desk: Path, python: WarmPython) -> Result:
     """What the checkpoint makes of the question before it is pushed, from the folder it was written to."""
     result = desk / "reference.pt"
     code = f"""
@@ -106,7 +120,8 @@ output = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs[
 answer = processor.decode(output, skip_special_tokens=True)
 torch.save({{**torch.load(sys.argv[1]), "last_hidden_state": last_hidden_state, "answer": answer}}, sys.argv[1])
 """
-    subprocess.run([sys.executable, "-c", code, str(result)], cwd=desk, check=True, timeout=300)
+    done = python.run(["-c", code, result], desk, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
     return torch.load(result)
 
 

@@ -2,8 +2,6 @@
 
 import _thread
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,8 @@ from llavakit.inference.generation import AnswerEnd
 from llavakit.inference.session import ChatSession
 from llavakit.inference.streaming import TokenStream
 
+from ..warm_python import WarmPython
+
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
@@ -23,10 +23,9 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_one_question(tiny_llava: str, photo: Path):
-    command = [sys.executable, "-m", "llavakit.cli", "chat", tiny_llava, "--image", str(photo)]
-    command += ["--question", "what is it", "--max_new_tokens", "4"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_one_question(warm_python: WarmPython, tiny_llava: str, photo: Path):
+    command = ["-m", "llavakit.cli", "chat", tiny_llava, "--image", photo]
+    done = warm_python.run([*command, "--question", "what is it", "--max_new_tokens", "4"])
     assert done.returncode == 0, done.stderr
     session = ChatSession(*load_llava(tiny_llava))
     session.set_image(str(photo))

@@ -2,14 +2,14 @@
 
 import ast
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
 from llavakit import LlavaConfig, LlavaForConditionalGeneration, LlavaModel
+
+from ..warm_python import WITHOUT_LLAVAKIT
 
 REMOTE = """
 import importlib.util, sys, torch
@@ -98,7 +98,7 @@ def test_the_dtype_comes_back(model, tmp_path, dtype):
     assert AutoModelForImageTextToText.from_pretrained(tmp_path).dtype == dtype
 
 
-def test_the_code_beside_the_weights_stands_alone(model, inputs, tmp_path, environment_without_llavakit):
+def test_the_code_beside_the_weights_stands_alone(model, inputs, tmp_path, warm_python):
     batch = inputs(model.config, images=[1, 2])
     folder = tmp_path / "checkpoint"
     model.save_pretrained(folder)
@@ -111,13 +111,7 @@ def test_the_code_beside_the_weights_stands_alone(model, inputs, tmp_path, envir
             "text": model.generate(**batch, max_new_tokens=8, do_sample=False),
         }
     torch.save(expected, folder / "batch.pt")
-    done = subprocess.run(
-        [sys.executable, "-c", REMOTE, str(folder), str(tmp_path / "again")],
-        env={**environment_without_llavakit, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = warm_python.run(["-c", WITHOUT_LLAVAKIT + REMOTE, folder, tmp_path / "again"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     again = tmp_path / "again"
     assert {path.name for path in folder.glob("*.py")} == {path.name for path in again.glob("*.py")}

@@ -1,8 +1,6 @@
 """What drives transformers' own processors drives ours, and gets our ids."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ from PIL import Image
 from transformers.utils.chat_template_utils import Chat
 
 from llavakit.processing import SHIPPED_TEMPLATES, LlavaProcessor
+
+from ..warm_python import WITHOUT_LLAVAKIT, WarmPython
 
 MESSAGES = [
     {"role": "system", "content": "Never write </s>."},
@@ -135,16 +135,14 @@ def test_a_saved_processor_loads_without_llavakit(
     processor_of: Callable[..., LlavaProcessor],
     family: str,
     tmp_path: Path,
-    environment_without_llavakit: dict[str, str],
+    warm_python: WarmPython,
 ) -> None:
     options = {"image_aspect_ratio": "pad", "vision_feature_select_strategy": "full", "num_additional_image_tokens": 1}
     processor = processor_of(family, "llava_v0", **options)
     processor.save_pretrained(tmp_path / "saved")
     assert not list((tmp_path / "saved").glob("*v0.jinja"))
-    arguments = [str(tmp_path / "saved"), json.dumps(MESSAGES), str(tmp_path / "again")]
-    result = subprocess.run(
-        [sys.executable, "-c", LOAD, *arguments], capture_output=True, text=True, env=environment_without_llavakit
-    )
+    arguments = [tmp_path / "saved", json.dumps(MESSAGES), tmp_path / "again"]
+    result = warm_python.run(["-c", WITHOUT_LLAVAKIT + LOAD, *arguments])
     assert result.returncode == 0, result.stderr
     loaded = json.loads(result.stdout.splitlines()[-1])
     encoded = processor.encode_conversation(MESSAGES)

@@ -11,18 +11,22 @@ import pytest
 from llavakit.train import launch
 from llavakit.train import sft as script
 
+from ..warm_python import WarmPython
+
 ONE_STEP = ["--max_steps", "1", "--max_length", "512", "--per_device_train_batch_size", "2", "--report_to", "none"]
 ONE_STEP += ["--disable_tqdm", "true"]
 
 
-def sft(*flags: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "llavakit.cli", "sft", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture
-def run(tiny_llava: str, rows_file: Path):
-    return lambda *flags: sft("--model_name_or_path", tiny_llava, "--dataset_name", rows_file, *ONE_STEP, *flags)
+def run(warm_python: WarmPython, tiny_llava: str, rows_file: Path):
+    """Runs `llavakit sft`, or the script that it launches alone."""
+
+    def run(*flags: object, launched: bool = True) -> subprocess.CompletedProcess[str]:
+        program = ["llavakit.cli", "sft"] if launched else [script.__name__, "--use_cpu"]
+        data = ["--model_name_or_path", tiny_llava, "--dataset_name", rows_file]
+        return warm_python.run(["-m", *program, *data, *ONE_STEP, *flags], timeout=300)
+
+    return run
 
 
 def test_what_learns_and_what_comes_next_is_said(run, tmp_path: Path):
@@ -35,7 +39,7 @@ def test_what_learns_and_what_comes_next_is_said(run, tmp_path: Path):
     for false in ("will be ignored", "Warning", "warning", "were not passed to `accelerate launch`", "Traceback"):
         assert false not in said, said
 
-    done = run("--output_dir", tmp_path / "align", "--resume_from_checkpoint", "true")
+    done = run("--output_dir", tmp_path / "align", "--resume_from_checkpoint", "true", launched=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]

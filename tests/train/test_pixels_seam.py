@@ -1,7 +1,5 @@
 """What the collator trains on and what the saved checkpoint's own processor makes of the same file, pixel for pixel."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from transformers import AutoProcessor
 from llavakit import LlavaCollator
 
 from ..picture_files import FILES
+from ..warm_python import WarmPython
 
 
 @pytest.mark.parametrize("shape", ["crop", "pad"])
@@ -51,8 +50,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-def test_a_strip_takes_no_more_memory_than_a_photograph(tiny_llava: str) -> None:
+def test_a_strip_takes_no_more_memory_than_a_photograph(tiny_llava: str, warm_python: WarmPython) -> None:
     """Resized whole to a shorter side of 28, the first would have 23 million pixels, and as floats take 300 MB."""
-    done = subprocess.run([sys.executable, "-c", STRIP, tiny_llava], capture_output=True, text=True)
+    done = warm_python.run(["-c", STRIP, tiny_llava])
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) < 40, "MiB"

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from llavakit.train.sft_trainer import NonFiniteLoss
 from llavakit.train.stages import part_of
 
 from ..cpu_training import CPU_FLAGS, CPU_SETTINGS
+from ..warm_python import WarmPython
 
 
 def config(folder: Path, **changes) -> LlavaSFTConfig:
@@ -296,26 +296,16 @@ def test_settings_are_checked(tmp_path: Path):
         config(tmp_path, stage="align", connector_learning_rate=1.0)
 
 
-def test_the_command_trains_both_stages(tiny_llava: str, rows_file: Path, tmp_path: Path):
+def test_the_command_trains_both_stages(warm_python: WarmPython, tiny_llava: str, rows_file: Path, tmp_path: Path):
     """`llavakit sft` as a process of its own, through accelerate, one stage after the other."""
     common = ["--per_device_train_batch_size", "2", "--max_steps", "2", *CPU_FLAGS]
     model = tiny_llava
     for stage in ("align", "instruct"):
         settings = tmp_path / f"{stage}.yaml"
         settings.write_text(f"stage: {stage}\nlearning_rate: 1.0e-3\nmax_length: 512\n")
-        command = [
-            sys.executable,
-            "-m",
-            "llavakit.cli",
-            "sft",
-            "--config",
-            str(settings),
-            "--model_name_or_path",
-            model,
-        ]
-        command += ["--dataset_name", str(rows_file), "--output_dir", str(tmp_path / stage), *common]
-        command += ["--num_processes", "1"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        command = ["-m", "llavakit.cli", "sft", "--config", settings, "--model_name_or_path", model]
+        command += ["--dataset_name", rows_file, "--output_dir", tmp_path / stage, *common, "--num_processes", "1"]
+        done = warm_python.run(command)
         assert done.returncode == 0, done.stderr[-3000:]
         model = str(tmp_path / stage)
     history = AutoModelForImageTextToText.from_pretrained(model).config.provenance["training_history"]

@@ -20,8 +20,11 @@ from llavakit.train.inspect import (
     render_terminal,
 )
 
+from ...warm_python import WarmPython
 from .inspected_rows import Row, inspected, text_row
 from .page_reader import Page
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_the_findings_are_json(processor: LlavaProcessor, one_of_each: Path):
@@ -53,12 +56,13 @@ def test_the_verdict(processor: LlavaProcessor):
     assert last_line([]) == "There are no rows: nothing to train on."
 
 
-def run(*arguments: object, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "llavakit.cli", "inspect", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, **environment})
+@pytest.fixture
+def run(warm_python: WarmPython) -> Run:
+    """Runs `llavakit inspect` as a process of its own."""
+    return lambda *arguments, folder=None: warm_python.run(["-m", "llavakit.cli", "inspect", *arguments], folder)
 
 
-def test_the_command(tiny_llava: str, one_of_each: Path, tmp_path: Path):
+def test_the_command(run: Run, tiny_llava: str, one_of_each: Path, tmp_path: Path):
     page = tmp_path / "pages" / "page.html"
     done = run(one_of_each, "--model", tiny_llava, "--max_length", 200, "--html", page, "--rows", 2, "--num_proc", 2)
     assert done.returncode == 1, done.stderr
@@ -67,7 +71,9 @@ def test_the_command(tiny_llava: str, one_of_each: Path, tmp_path: Path):
     assert len(Page(page.read_text(encoding="utf-8")).rows) == 2
     assert [file.name for file in page.parent.iterdir()] == ["page.html"]
     # A terminal that knows no sign beyond ASCII is no reason to stop
-    done = run(one_of_each, "--model", tiny_llava, "--on_bad_row", "skip", PYTHONIOENCODING="ascii")
+    command = [sys.executable, "-m", "llavakit.cli", "inspect", str(one_of_each), "--model", tiny_llava]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command, "--on_bad_row", "skip"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and "\\u23ce" in done.stdout
 
 
@@ -91,7 +97,7 @@ def test_colours_are_for_terminals(
     assert ("\x1b[4;32m" in out) == coloured and ("[[" in out) != coloured
 
 
-def test_the_command_names_what_it_cannot_do(tiny_llava: str, tmp_path: Path):
+def test_the_command_names_what_it_cannot_do(run: Run, tiny_llava: str, tmp_path: Path):
     done = run(tmp_path / "none.json", "--model", tiny_llava)
     assert done.returncode == 1 and "there is no such file" in done.stderr and "Traceback" not in done.stderr
     (tmp_path / "rows.jsonl").write_text('{"id": 1}\n{oh')
@@ -100,7 +106,12 @@ def test_the_command_names_what_it_cannot_do(tiny_llava: str, tmp_path: Path):
 
 
 def test_the_page_of_the_documentation(
-    tiny_llava: str, rows_file: Path, tmp_path: Path, code_block: Callable[[str, str], str]
+    run: Run,
+    warm_python: WarmPython,
+    tiny_llava: str,
+    rows_file: Path,
+    tmp_path: Path,
+    code_block: Callable[[str, str], str],
 ):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "untrained").symlink_to(tiny_llava)
@@ -109,8 +120,7 @@ def test_the_page_of_the_documentation(
     done = run(*arguments.split(), folder=tmp_path)
     assert done.returncode == 0 and done.stdout.endswith("All 12 rows can be used: training may start.\n"), done.stderr
     assert len(Page((tmp_path / "inspection.html").read_text(encoding="utf-8")).rows) == 8
-    code = code_block("inspect.md", "python inspect")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = warm_python.run(["-c", code_block("inspect.md", "python inspect")], tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("All 12 rows can be used"), done.stderr
 
 
