@@ -82,7 +82,8 @@ def _mosaic(views: ViewFeatures, rows: int, columns: int, height: int, width: in
     top, left, kept_rows, kept_columns, pooled_rows, pooled_columns, line_break = numbers
     grid = torch.stack(list(views)).unflatten(0, (rows, columns)).unflatten(2, (height, width))
     grid = grid.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (rows * height, columns * width, D)
-    if not (0 < kept_rows <= len(grid) - top and 0 < kept_columns <= grid.shape[1] - left and min(top, left) >= 0):
+    # None may stay of a strip that is less than a feature high or wide
+    if min(numbers[:4]) < 0 or top + kept_rows > len(grid) or left + kept_columns > grid.shape[1]:
         raise ValueError(
             f"feature_places keeps {kept_rows} x {kept_columns} features from row {top} and column {left} on, of "
             f"{grid.shape[0]} x {grid.shape[1]}."

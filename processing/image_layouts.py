@@ -9,6 +9,7 @@ from PIL import Image
 from .image_geometry import Placement
 from .image_inputs import crop_to_square, pad_to_square, trim_strip
 from .image_plan import ImageLayout, Mosaic, View
+from .layout_anyres import AnyResLayout
 from .layout_tiles import TilesLayout
 
 
@@ -49,7 +50,12 @@ class PadLayout(SingleViewLayout):
 
 
 # `image_aspect_ratio` of the processor is a key of this, `image_layout_options` are fields of the class.
-IMAGE_LAYOUTS: dict[str, type[ImageLayout]] = {"crop": CropLayout, "pad": PadLayout, "tiles": TilesLayout}
+IMAGE_LAYOUTS: dict[str, type[ImageLayout]] = {
+    "crop": CropLayout,
+    "pad": PadLayout,
+    "anyres": AnyResLayout,
+    "tiles": TilesLayout,
+}
 
 
 def image_layout(name: str, options: Mapping[str, Any] | None = None) -> ImageLayout:

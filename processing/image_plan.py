@@ -166,10 +166,20 @@ class ImageLayout(ABC):
         single_view (`bool`): Whether every image, whatever its size, is one view whose features are its tokens. Sizes
             are not asked for then, and nothing goes with the pixels.
         line_breaks (`bool`): Whether rows of features end in a learnt embedding, where features have rows.
+        cuts_to_size (`bool`): Whether views are cut in the size that the encoder takes, so that the image processor is
+            not to resize and crop them: one that does both would take a margin off every tile.
     """
 
     single_view: ClassVar[bool] = False
     line_breaks: ClassVar[bool] = False
+    cuts_to_size: ClassVar[bool] = False
+
+    def check(self, view: View) -> None:  # noqa: B027  most can cut any
+        """Refuse views that images cannot be cut into. Asked when a processor is made.
+
+        Raises:
+            ValueError: With the option that does not fit.
+        """
 
     @abstractmethod
     def mosaics(self, width: int, height: int, view: View) -> Sequence[Mosaic]:
@@ -226,6 +236,8 @@ class ImageLayout(ABC):
                     f"{type(self).__name__} plans {plan.num_views} views for an image of {image.size[0]} x "
                     f"{image.size[1]} pixels and cuts {len(cuts)}: plan and cut must agree."
                 )
+        if self.cuts_to_size and not {"size", "crop_size"} & options.keys():  # those are refused below
+            options |= {"do_resize": False, "do_center_crop": False}
         # What else it says, as the `num_patches` of InternVL's, is of no use to the model
         pixel_values = image_processor([cut for cuts in views for cut in cuts], **options)["pixel_values"]
         num_views = sum(plan.num_views for plan in plans)

@@ -48,7 +48,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             those of the grid (class and register tokens). They count with the strategy `"full"`.
         image_aspect_ratio (`str`, *optional*, defaults to `"crop"`): The layout of images, a key of `IMAGE_LAYOUTS`.
             `"crop"` takes the centre of an image (LLaVA v1), `"pad"` puts it on a square of the mean colour
-            (LLaVA-1.5).
+            (LLaVA-1.5), `"anyres"` cuts it into tiles (LLaVA-NeXT, LLaVA-OneVision).
         image_seq_length (`int`, *optional*): How many tokens one view of an image takes, as measured through the vision
             encoder and the connector when the model was built. Without it they are counted from sizes.
         image_layout_options (`dict`, *optional*): Options of the layout: fields of its class.
@@ -85,7 +85,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             )
         if image_tokens_of not in ("view", "image"):
             raise ValueError(f"image_tokens_of={image_tokens_of!r}: use 'view' or 'image'.")
-        image_layout(image_aspect_ratio, image_layout_options)  # an unknown one is refused here
+        layout = image_layout(image_aspect_ratio, image_layout_options)  # an unknown one is refused here
         if isinstance(chat_template, str):
             chat_template = template_text(chat_template)
         elif chat_template is None:
@@ -110,6 +110,8 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
             if tokenizer.pad_token is None:
                 raise ValueError("The tokenizer has no pad, unk or eos token: set tokenizer.pad_token.")
+        if not layout.single_view:
+            self._check_layout(layout)
         self._encoder  # noqa: B018  a tokenizer that cannot be used is refused here, not in the first batch
 
     @property
@@ -154,9 +156,24 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         """A view as the layout is told of it."""
         num_tokens, of_image = self.num_image_tokens, self.image_tokens_of == "image"
         grid = self.image_token_grid or (None if self.patch_size is None else self._patch_grid)
+        # A single column is how a connector without such an order is written down
         spatial = grid is not None and (of_image or (grid[0] * grid[1] == num_tokens and grid[1] > 1))
         rows, columns = grid if grid is not None and spatial else (num_tokens, 1)
         return View(*self.image_size, num_tokens, (rows, columns), spatial, of_image)
+
+    def _check_layout(self, layout: ImageLayout) -> None:
+        """Refuse a layout of several views that cannot work with the views of this processor."""
+        view = self._view
+        layout.check(view)
+        rows, columns = self._patch_grid if self.patch_size else (0, 0)
+        before = view.num_tokens - rows * columns
+        full = self.vision_feature_select_strategy == "full" and before == self.num_additional_image_tokens > 0
+        if layout.line_breaks and full and not view.of_image:
+            raise ValueError(
+                f"vision_feature_select_strategy='full' keeps {before} features that stand before the patches of a view, "
+                f"with which views cannot be laid side by side, as image_aspect_ratio={self.image_aspect_ratio!r} has "
+                "them: use 'default'."
+            )
 
     def _tokens_of_images(
         self, images: Sequence[Any], image_sizes: Sequence[tuple[int, int]] | None = None
