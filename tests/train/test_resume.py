@@ -7,21 +7,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import set_seed
+
+from llavakit.checkpoints.building import build_llava, save_llava
 
 from ..cpu_training import CPU_FLAGS
 
-STEPS = 40
-KILLS = 5
+# What else than the stages has to come back: arguments of `build_llava`, a line an architecture
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "anyres": {"image_aspect_ratio": "anyres", "projector_type": "mlp2x_gelu"},
+}
 
 
-def start(model: str, rows: Path, output_dir: Path, stage: str, log: Path) -> subprocess.Popen:
+def start(model: str, rows: Path, output_dir: Path, stage: str, log: Path, steps: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "llavakit.cli", "sft", "--model_name_or_path", model, "--dataset_name", str(rows)]
     command += ["--stage", stage, "--output_dir", str(output_dir), "--resume_from_checkpoint", "true"]
-    command += ["--max_steps", str(STEPS), "--save_strategy", "steps", "--save_steps", "3", "--save_total_limit", "2"]
+    command += ["--max_steps", str(steps), "--save_strategy", "steps", "--save_steps", "3", "--save_total_limit", "2"]
     command += ["--per_device_train_batch_size", "2", "--learning_rate", "1e-3", "--logging_steps", "1"]
     command += [*CPU_FLAGS, "--num_processes", "1"]
     if stage == "instruct":
@@ -34,18 +40,17 @@ def logged_steps(log: Path) -> int:
     return log.read_text().count("'loss'") if log.exists() else 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["align", "instruct"])
-def test_killed_and_resumed_is_bit_identical(tiny_llava: str, rows_file: Path, tmp_path: Path, stage: str):
-    log = tmp_path / "whole.log"
-    assert start(tiny_llava, rows_file, tmp_path / "whole", stage, log).wait() == 0, log.read_text()[-3000:]
+def check_killed_and_resumed(model: str, rows: Path, folder: Path, stage: str, steps: int, kills: int) -> None:
+    """Train once without a break and once with, and compare."""
+    log = folder / "whole.log"
+    assert start(model, rows, folder / "whole", stage, log, steps).wait() == 0, log.read_text()[-3000:]
 
     seed = int(os.environ.get("LLAVAKIT_TEST_SEED", time.time_ns() % 100_000))
     print(f"LLAVAKIT_TEST_SEED={seed}")  # shown when the test fails
     draw = random.Random(seed)
-    log = tmp_path / "killed.log"
-    for _ in range(KILLS):
-        run = start(tiny_llava, rows_file, tmp_path / "killed", stage, log)
+    log = folder / "killed.log"
+    for _ in range(kills):
+        run = start(model, rows, folder / "killed", stage, log, steps)
         target = logged_steps(log) + draw.randint(1, 8)
         while logged_steps(log) < target and run.poll() is None:
             time.sleep(0.002)
@@ -53,10 +58,26 @@ def test_killed_and_resumed_is_bit_identical(tiny_llava: str, rows_file: Path, t
         assert run.poll() is None, f"the run ended before it could be killed:\n{log.read_text()[-3000:]}"
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-    run = start(tiny_llava, rows_file, tmp_path / "killed", stage, log)
+    run = start(model, rows, folder / "killed", stage, log, steps)
     assert run.wait() == 0, log.read_text()[-3000:]
 
-    whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    whole, killed = (load_file(folder / name / "model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()
     assert [name for name in whole if not torch.equal(whole[name], killed[name])] == []
-    assert not list((tmp_path / "killed").glob(".saving-*"))
+    assert not list((folder / "killed").glob(".saving-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_killed_and_resumed_is_bit_identical(tiny_llava: str, rows_file: Path, tmp_path: Path, stage: str):
+    check_killed_and_resumed(tiny_llava, rows_file, tmp_path, stage, steps=40, kills=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_so_it_is_with_every_architecture(
+    tiny_backbones: tuple[str, str], rows_file: Path, tmp_path: Path, architecture: str
+):
+    set_seed(0)
+    save_llava(*build_llava(*tiny_backbones, **ARCHITECTURES[architecture]), tmp_path / "model")
+    check_killed_and_resumed(str(tmp_path / "model"), rows_file, tmp_path, "instruct", steps=14, kills=1)
