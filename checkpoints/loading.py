@@ -25,10 +25,19 @@ def load_model(path: str | os.PathLike, **options: Any) -> Any:
 
     Raises:
         DamagedFile: A file of it is damaged; it is named.
+        ValueError: Its weights lack some that its config asks for.
         OSError: There is no checkpoint of that name.
     """
     with naming_damage(path):
-        return AutoModelForImageTextToText.from_pretrained(path, **options)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **options)
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(
+            f"{path}: its weights lack {missing[0]!r}{more}, which its config asks for and which would be random: config "
+            "and weights are of different models. Save or download them anew, together."
+        )
+    return model
 
 
 def load_processor(path: str | os.PathLike, **options: Any) -> Any:

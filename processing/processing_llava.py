@@ -20,7 +20,7 @@ from .conversations import ConversationProcessor
 from .grounding import GroundingMixin
 from .image_inputs import to_rgb, upright_size
 from .image_layouts import image_layout
-from .image_plan import ImageLayout, View, view_size
+from .image_plan import ImageLayout, ImagePlan, View, view_size
 from .text_tokenizer import TextTokenizer
 
 
@@ -152,7 +152,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         return image_layout(self.image_aspect_ratio, self.image_layout_options)
 
     @property
-    def _view(self) -> View:
+    def view(self) -> View:
         """A view as the layout is told of it."""
         num_tokens, of_image = self.num_image_tokens, self.image_tokens_of == "image"
         grid = self.image_token_grid or (None if self.patch_size is None else self._patch_grid)
@@ -163,7 +163,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
 
     def _check_layout(self, layout: ImageLayout) -> None:
         """Refuse a layout of several views that cannot work with the views of this processor."""
-        view = self._view
+        view = self.view
         layout.check(view)
         rows, columns = self._patch_grid if self.patch_size else (0, 0)
         before = view.num_tokens - rows * columns
@@ -175,6 +175,10 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
                 "them: use 'default'."
             )
 
+    def plan(self, width: int, height: int) -> ImagePlan:
+        """What becomes of an upright image of this size, in pixels, and how many tokens it takes."""
+        return self.layout.plan(width, height, self.view)
+
     def _tokens_of_images(
         self, images: Sequence[Any], image_sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[int]:
@@ -184,7 +188,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             images (`list`): What the image blocks carry; None for nothing.
             image_sizes (`list[tuple[int, int]]`, *optional*): Their widths and heights, in place of the images.
         """
-        view, layout = self._view, self.layout
+        view, layout = self.view, self.layout
         if layout.single_view:
             return [layout.plan(view.width, view.height, view).num_tokens] * len(images)
         if image_sizes is None:
@@ -207,7 +211,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         """Asked by vLLM: tokens and rows of `pixel_values` of images of these heights and widths (in this order)."""
         if image_sizes is None:
             return MultiModalData()
-        plans = [self.layout.plan(width, height, self._view) for height, width in image_sizes]
+        plans = [self.plan(width, height) for height, width in image_sizes]
         return MultiModalData(
             num_image_tokens=[plan.num_tokens for plan in plans], num_image_patches=[plan.num_views for plan in plans]
         )
@@ -323,7 +327,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
     def _apply_layout(self, images: list[Any], **options: Any) -> dict[str, Any]:
         if not images:
             return {}
-        return self.layout.apply([to_rgb(image) for image in images], self._view, self.image_processor, **options)
+        return self.layout.apply([to_rgb(image) for image in images], self.view, self.image_processor, **options)
 
 
 LlavaProcessor = LlavaKitProcessor

@@ -41,6 +41,7 @@ BAD_ROW_KINDS = {
     "image too large": "an image large enough to be a decompression bomb",
     "template": "the chat template refuses the conversation",
     "too long": "the first exchange is longer than max_length",
+    "too many tokens": "images that take more tokens than the language model has positions",
     "nothing supervised": "the chat template marks nothing as supervised",
 }
 

@@ -37,6 +37,8 @@ class LlavaCollator:
         pad_to_multiple_of: Pad the batch's length up to a multiple of this.
         on_bad_row: "error" raises for a row that cannot be used; "skip" leaves it out of the batch and logs it.
         chat_template: A shipped name or Jinja text, in place of the processor's own.
+        max_positions: How many tokens the language model knows positions for. A row whose images alone take more cannot
+            be used. Default: no limit.
         spare_rows: The data set that examples come from, if one of its rows shall stand in where "skip" leaves a batch
             without any: the first usable row after it, and of a stream the first of all.
 
@@ -52,6 +54,7 @@ class LlavaCollator:
     pad_to_multiple_of: int | None = None
     on_bad_row: str = "error"
     chat_template: str | None = None
+    max_positions: int | None = None
     spare_rows: Dataset | IterableDataset | None = None
 
     def __post_init__(self) -> None:
@@ -95,8 +98,8 @@ class LlavaCollator:
                 asks for them.
 
         Raises:
-            BadRow: No token is supervised, the first exchange alone is longer than `max_length`, or the chat template
-                refuses the conversation.
+            BadRow: No token is supervised, the first exchange alone is longer than `max_length`, the images take more
+                than `max_positions`, or the chat template refuses the conversation.
         """
         name = name or row_name(row)
         if image_sizes is None and not self.processor.layout.single_view:
@@ -117,6 +120,14 @@ class LlavaCollator:
                 f"{name} has no supervised token: the chat template puts none of its answers between "
                 "{% generation %} and {% endgeneration %}. Choose a shipped template.",
                 kind="nothing supervised",
+            )
+        taken = sum(encoded.tokens_of_image)
+        if self.max_positions is not None and taken > self.max_positions:
+            raise BadRow(
+                f"{name}: its {len(encoded.tokens_of_image)} image(s) take {taken:,} tokens, and the language model has "
+                f"{self.max_positions:,} positions (max_position_embeddings). Choose a layout of images with fewer views, "
+                "a language model with more positions, or drop the row.",
+                kind="too many tokens",
             )
         return encoded
 

@@ -37,6 +37,7 @@ def sample_key(dataset: Dataset, collator: LlavaCollator, rows_of_chunk: int) ->
         "num_rows": len(dataset),
         "rows_of_chunk": rows_of_chunk,
         "max_length": collator.max_length,
+        "max_positions": collator.max_positions,
         "chat_template": collator.chat_template or processor.chat_template,
         "processor": _plain(processor.to_dict()),
         "special_tokens": _plain(processor.tokenizer.special_tokens_map),

@@ -22,6 +22,7 @@ from ..checkpoints.loading import load_model, load_processor, naming_damage
 from ..checkpoints.model_card import write_model_card
 from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
 from ..checkpoints.stop_tokens import add_stop_tokens
+from .agreement import check_agreement
 from .batching import IGNORE_INDEX
 from .collator import LlavaCollator
 from .optimization import check_optimization, parameter_groups
@@ -30,7 +31,7 @@ from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples
 from .sampling import ModalityLengthSampler
 from .sft_config import LlavaSFTConfig
 from .stages import log_parts
-from .training_rows import prepare_rows
+from .training_rows import collator_of, prepare_rows
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +103,9 @@ class LlavaSFTTrainer(SFTTrainer):
             processing_class = load_processor(
                 llava.config.name_or_path, trust_remote_code=args.trust_remote_code, **hub_kwargs
             )
+        check_agreement(llava.config, processing_class)
         if data_collator is None:
-            data_collator = LlavaCollator(
-                processing_class,
-                max_length=args.max_length,
-                pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]  # a number by now
-                on_bad_row=args.on_bad_row,
-                chat_template=args.chat_template,
-            )
+            data_collator = collator_of(processing_class, llava.config, args)
         # Rows are prepared before the trainer is set up, which looks at the first of them
         self.data_collator, self.args = data_collator, args
         self._ready: list[Any] = []  # what `_prepared` has returned

@@ -10,12 +10,25 @@ from datasets import Dataset, IterableDataset
 from ..rows.bad_rows import log_left_out
 from ..rows.loading import from_rows, is_canonical, without_decoding
 from ..rows.schema import BadRow
+from .agreement import num_positions
 from .collator import LlavaCollator
 from .row_preparation import prepare_row
 from .samples import Samples, prepare_samples, sample_entry, wait_for_samples, with_samples
 from .sft_config import LlavaSFTConfig
 
 logger = logging.getLogger(__name__)
+
+
+def collator_of(processor: Any, config: Any, args: LlavaSFTConfig) -> LlavaCollator:
+    """The collator of a run: by its settings, for a model of this config."""
+    return LlavaCollator(
+        processor,
+        max_length=args.max_length,
+        pad_to_multiple_of=args.pad_to_multiple_of,  # type: ignore[arg-type]  # a number by now
+        on_bad_row=args.on_bad_row,
+        chat_template=args.chat_template,
+        max_positions=num_positions(config),
+    )
 
 
 def prepare_rows(

@@ -121,7 +121,7 @@ def test_2000_sizes_take_as_many_tokens_as_in_llava_onevision(make, onevision_re
     sizes = random_sizes(2000, seed=max_views)
     expected = [reference._get_number_of_features(height, width, side, side) for height, width in sizes]
     assert processor._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens == expected
-    views = processor._view
+    views = processor.view
     pooled = [processor.layout.plan(width, height, views).mosaics[1].pooled for height, width in sizes]
     assert any(pooled) and not all(pooled)
 
@@ -130,7 +130,7 @@ def test_the_default_canvases_are_views_of_any_size(make):
     small, large = make(clip(28)), make(clip(336), candidates=NEXT)
     for height, width in random_sizes(300, seed=7):
         mosaics = [
-            processor.layout.plan(width, height, processor._view).mosaics[1].views for processor in (small, large)
+            processor.layout.plan(width, height, processor.view).mosaics[1].views for processor in (small, large)
         ]
         # Small pictures that a small canvas holds whole need no large one
         assert mosaics[0] in NEXT_GRIDS and (mosaics[0] == mosaics[1] or min(height, width) < 336)
@@ -206,7 +206,7 @@ def canvas_of(tiles, view, placement):
 def test_placement_is_where_the_picture_lies_among_the_tiles(make):
     """A picture whose colours tell where they are from is found there, and nothing beside it."""
     processor = make(clip(112), max_views=9)
-    view = processor._view
+    view = processor.view
     for width, height in [(300, 200), (200, 300), (640, 90), (61, 480), (112, 112), (500, 499)]:
         across = np.broadcast_to(np.linspace(40, 250, width)[None], (height, width))
         down = np.broadcast_to(np.linspace(40, 250, height)[:, None], (height, width))
@@ -239,10 +239,10 @@ def test_tokens_without_an_order_in_space_follow_one_another():
 
 def test_a_connector_without_such_an_order_is_told_by_its_grid(make):
     ordered = {"image_seq_length": 16, "image_token_grid": [4, 4]}
-    assert make(clip(56), fields=ordered)._view.spatial
+    assert make(clip(56), fields=ordered).view.spatial
     unordered = {"image_seq_length": 16, "image_token_grid": [16, 1]}
     processor = make(clip(56), fields=unordered)
-    assert not processor._view.spatial
+    assert not processor.view.spatial
     [tokens] = processor._get_num_multimodal_tokens(image_sizes=[(100, 90)]).num_image_tokens
     assert tokens == 5 * 16
 
@@ -305,5 +305,5 @@ def test_a_class_token_cannot_lie_in_rows(make):
         with pytest.raises(ValueError, match=match):
             make(clip(224), fields={**full, **counted})
     # An encoder without one has the same features under both names; some connectors read whatever there is
-    assert make(clip(224), fields={**full, "num_additional_image_tokens": 0})._view.spatial
-    assert not make(clip(224), fields={**full, "image_seq_length": 64, "image_token_grid": [64, 1]})._view.spatial
+    assert make(clip(224), fields={**full, "num_additional_image_tokens": 0}).view.spatial
+    assert not make(clip(224), fields={**full, "image_seq_length": 64, "image_token_grid": [64, 1]}).view.spatial

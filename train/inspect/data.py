@@ -12,6 +12,7 @@ from ...processing import SHIPPED_TEMPLATES, LlavaProcessor, template_text
 from ...reports.tables import show
 from ...rows.files import replacing
 from ...rows.loading import read_raw_rows
+from ..agreement import disagreements, num_positions
 from ..collator import LlavaCollator
 from .findings import Inspection
 from .inspecting import inspect_rows
@@ -54,13 +55,14 @@ def inspect_data(
         OSError: No such data or checkpoint, or a page that cannot be written.
     """
     processor = _load_processor(str(model), chat_template, trust_remote_code)
-    collator = LlavaCollator(processor, max_length=max_length)
+    config = load_config(str(model), trust_remote_code=trust_remote_code)
+    collator = LlavaCollator(processor, max_length=max_length, max_positions=num_positions(config))
     rows, folder = read_raw_rows(data, image_folder, split=split)
     # A row at a time is looked at, so that the bar is all there is to wait for; none where nobody watches
     watched = tqdm(rows, desc="Inspecting", unit=" rows", disable=None, leave=False)
     found = inspect_rows(watched, collator, image_folder=folder, num_rows=num_rows, num_proc=num_proc)
     found.data, found.model, found.chat_template = str(data), str(model), _template_name(processor)
-    _compare_with_model(found, load_config(str(model), trust_remote_code=trust_remote_code))
+    _compare_with_model(found, config, processor)
 
     if html is not None:
         with replacing(html) as partial:  # a page is whole, or the one before
@@ -86,15 +88,10 @@ def _template_name(processor: LlavaProcessor) -> str:
     return next((name for name, text in texts.items() if own in (name, text)), "custom")
 
 
-def _compare_with_model(found: Inspection, config: Any) -> None:
+def _compare_with_model(found: Inspection, config: Any, processor: LlavaProcessor) -> None:
     """Add where rows and model would only fall out in the first step, on the rented machine."""
-    if config.num_image_tokens != found.num_image_tokens:
-        found.blockers.append(
-            f"The processor writes {found.num_image_tokens} tokens an image, and the model makes "
-            f"{config.num_image_tokens} features of one: every row with an image would fail. Make the two agree on the "
-            "image size, patch_size and vision_feature_select_strategy."
-        )
-    positions = getattr(config.text_config, "max_position_embeddings", None)
+    found.blockers += disagreements(config, processor)
+    positions = num_positions(config)
     longest = min(found.lengths.max if found.lengths else 0, found.max_length or sys.maxsize)
     if positions is not None and longest > positions:
         found.warnings.append(
