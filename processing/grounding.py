@@ -21,7 +21,7 @@ class GroundingMixin:
 
     @property
     @abstractmethod
-    def _view(self) -> View:
+    def view(self) -> View:
         """A view as the layout is told of it."""
 
     def image_regions(self, width: int, height: int) -> ImageRegions:
@@ -31,7 +31,7 @@ class GroundingMixin:
             width (`int`): Of the picture, upright, in pixels.
             height (`int`): The same.
         """
-        layout, view = self.layout, self._view
+        layout, view = self.layout, self.view
         placements = layout.placements(width, height, view)
-        zoom = view_zoom(self.image_processor)
+        zoom = (1.0, 1.0) if layout.cuts_to_size else view_zoom(self.image_processor)
         return ImageRegions(width, height, layout.plan(width, height, view), placements, self.patch_size, zoom)

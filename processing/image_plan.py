@@ -158,6 +158,24 @@ def view_zoom(image_processor: Any) -> tuple[float, float]:
     return (size["width"] / width, size["height"] / height) if "width" in size else (1.0, 1.0)
 
 
+def resampling(image_processor: Any) -> Image.Resampling:
+    """How an image processor resizes; bicubic where it does not say."""
+    named = getattr(image_processor, "resample", None)
+    return Image.Resampling.BICUBIC if named is None else Image.Resampling(named)
+
+
+def corners_of_tiles(canvas: Image.Image | Placement, view: View) -> list[tuple[int, int]]:
+    """Left and top, in pixels, of each view that a canvas is cut into, row by row."""
+    return [(left, top) for top in range(0, canvas.height, view.height) for left in range(0, canvas.width, view.width)]
+
+
+def tiles_of(canvas: Image.Image, view: View) -> list[Image.Image]:
+    """The views that a canvas is cut into, row by row."""
+    return [
+        canvas.crop((left, top, left + view.width, top + view.height)) for left, top in corners_of_tiles(canvas, view)
+    ]
+
+
 class ImageLayout(ABC):
     """How images are cut and joined. To add one, write a file with a subclass, whose fields are its options, and a line
     in `IMAGE_LAYOUTS`.

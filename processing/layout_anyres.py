@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from .image_geometry import Placement
-from .image_plan import ImageLayout, Mosaic, View
+from .image_plan import ImageLayout, Mosaic, View, corners_of_tiles, resampling, tiles_of
 
 # Rows and columns of tiles. Of canvases that are as good, the one that is named first is taken.
 NEXT_GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
@@ -82,7 +82,7 @@ class AnyResLayout(ImageLayout):
         overview = Mosaic((1, 1), view)
         rows, columns = self._grid(width, height, view)
         if not view.spatial:
-            return [overview, Mosaic((rows * columns, 1), view)]
+            return [overview] * (1 + rows * columns)
         kept = _on_the_picture(width, height, rows * view.grid[0], columns * view.grid[1], view)
         if view.of_image:  # it takes a fixed number of tokens, and at least a patch
             top, left, kept_rows, kept_columns = kept
@@ -90,21 +90,25 @@ class AnyResLayout(ImageLayout):
         return [overview, Mosaic((rows, columns), view, kept, self._pooled(*kept[2:], view), line_break=True)]
 
     def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
-        resample = getattr(image_processor, "resample", None)
-        resample = Image.Resampling.BICUBIC if resample is None else resample
+        resample = resampling(image_processor)
         placement = self.placement(*image.size, view)
         canvas = Image.new("RGB", (placement.width, placement.height))
         size = _size_on_canvas(*image.size, *canvas.size)
         canvas.paste(image.resize(size, resample), (int(placement.left), int(placement.top)))
-        corners = itertools.product(range(0, canvas.height, view.height), range(0, canvas.width, view.width))
-        tiles = [canvas.crop((left, top, left + view.width, top + view.height)) for top, left in corners]
-        return [image.resize((view.width, view.height), resample), *tiles]
+        return [image.resize((view.width, view.height), resample), *tiles_of(canvas, view)]
 
     def placement(self, width: int, height: int, view: View) -> Placement:
         rows, columns = self._grid(width, height, view)
         canvas = columns * view.width, rows * view.height
         across, down = _size_on_canvas(width, height, *canvas)
         return Placement(*canvas, across / width, down / height, (canvas[0] - across) // 2, (canvas[1] - down) // 2)
+
+    def placements(self, width: int, height: int, view: View) -> list[Placement]:
+        canvas, size = self.placement(width, height, view), (view.width, view.height)
+        tiles = [canvas]
+        if not view.spatial:
+            tiles = [canvas.window(left, top, *size) for left, top in corners_of_tiles(canvas, view)]
+        return [Placement.stretched(width, height, size), *tiles]
 
     def _grid(self, width: int, height: int, view: View) -> tuple[int, int]:
         """Rows and columns of tiles: most pixels of the picture, then least canvas that it leaves unused."""

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
 from .image_geometry import Placement
-from .image_plan import ImageLayout, Mosaic, View
+from .image_plan import ImageLayout, Mosaic, View, corners_of_tiles, resampling, tiles_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class TilesLayout(ImageLayout):
     Raises:
         ValueError: Not `1 <= min_tiles <= max_tiles`.
     """
+
+    cuts_to_size: ClassVar[bool] = True
 
     min_tiles: int = 1
     max_tiles: int = 12
@@ -62,15 +64,11 @@ class TilesLayout(ImageLayout):
 
     def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
         rows, columns = self.tile_grid(*image.size, view)
-        canvas = image.resize((columns * view.width, rows * view.height), _resampling(image_processor))
-        tiles = [
-            canvas.crop((left, top, left + view.width, top + view.height))
-            for top in range(0, canvas.height, view.height)
-            for left in range(0, canvas.width, view.width)
-        ]
+        resample = resampling(image_processor)
+        tiles = tiles_of(image.resize((columns * view.width, rows * view.height), resample), view)
         if not self.thumbnail or len(tiles) == 1:
             return tiles
-        return [*tiles, image.resize((view.width, view.height), _resampling(image_processor))]
+        return [*tiles, image.resize((view.width, view.height), resample)]
 
     def placement(self, width: int, height: int, view: View) -> Placement:
         rows, columns = self.tile_grid(width, height, view)
@@ -78,12 +76,9 @@ class TilesLayout(ImageLayout):
 
     def placements(self, width: int, height: int, view: View) -> list[Placement]:
         canvas, size = self.placement(width, height, view), (view.width, view.height)
-        tiles = [
-            canvas.window(left, top, *size)
-            for top in range(0, canvas.height, view.height)
-            for left in range(0, canvas.width, view.width)
-        ]
-        return [*tiles, Placement.stretched(width, height, size)] if self.thumbnail and len(tiles) > 1 else tiles
+        tiles = [canvas.window(left, top, *size) for left, top in corners_of_tiles(canvas, view)]
+        whole = [Placement.stretched(width, height, size)] * (self.thumbnail and len(tiles) > 1)
+        return ([canvas] if view.of_image else tiles) + whole
 
 
 @lru_cache
@@ -92,8 +87,3 @@ def _grids(min_tiles: int, max_tiles: int) -> list[tuple[int, int]]:
     sides = range(1, max_tiles + 1)
     grids = [(rows, columns) for columns in sides for rows in sides if min_tiles <= rows * columns <= max_tiles]
     return sorted(grids, key=lambda grid: grid[0] * grid[1])
-
-
-def _resampling(image_processor: Any) -> Image.Resampling:
-    """How the image processor of the encoder resizes; bicubic where it does not say."""
-    return Image.Resampling(getattr(image_processor, "resample", None) or Image.Resampling.BICUBIC)

@@ -232,9 +232,10 @@ def test_placement_is_where_the_picture_lies_among_the_tiles(make):
 
 def test_tokens_without_an_order_in_space_follow_one_another():
     view, layout = View(336, 336, 64, (64, 1), spatial=False), image_layout("anyres")
-    overview, tiles = layout.mosaics(1000, 700, view)
-    assert (overview.views, tiles.views, tiles.num_tokens, tiles.line_break) == ((1, 1), (4, 1), 256, False)
-    assert tiles.kept_features == (0, 0, 256, 1)
+    plan = layout.plan(1000, 700, view)
+    assert plan.num_tokens == 5 * 64 and plan.num_views == 5
+    assert all(mosaic.views == (1, 1) and not mosaic.line_break for mosaic in plan.mosaics)
+    assert len(layout.placements(1000, 700, view)) == 5
 
 
 def test_a_connector_without_such_an_order_is_told_by_its_grid(make):
