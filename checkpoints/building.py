@@ -12,6 +12,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ..modeling_llava.connectors import CONNECTORS
+from ..modeling_llava.fusions import FUSIONS
 from ..processing import LlavaProcessor
 from ..processing.image_layouts import image_layout
 from ..processing.image_plan import view_size
@@ -183,6 +184,7 @@ def _joined(config: LlavaConfig, tower: Any, causal: Any, language: str) -> Llav
         )
     model.model.vision_tower = tower
     model.model.language_model = causal.base_model
+    FUSIONS[config.image_fusion].attach(model.model.language_model, config)
     model.lm_head = causal.get_output_embeddings()
     connector = model.model.multi_modal_projector.to_empty(device=causal.device)
     connector.apply(model._init_weights)

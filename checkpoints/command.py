@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..modeling_llava.connectors import CONNECTORS
+from ..modeling_llava.fusions import FUSIONS
 from ..processing.chat_templates import SHIPPED_TEMPLATES
 from ..processing.image_layouts import IMAGE_LAYOUTS
 
@@ -32,9 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=list(IMAGE_LAYOUTS),
         help="layout of images (v1: crop, v1.5: pad)",
     )
+    parser.add_argument(
+        "--image_fusion",
+        default="splice",
+        choices=list(FUSIONS),
+        help="where image features enter the language model (LLaVA: splice, Flamingo: attend)",
+    )
+    kinds: dict[str, Any] = {**CONNECTORS, **FUSIONS}
     for option, of, names in (
         ("--image_layout_options", "the layout of images", _options_of_layouts()),
-        ("--projector_options", "the connector", {name: list(kind.OPTIONS) for name, kind in CONNECTORS.items()}),
+        ("--projector_options", "connector and fusion", {name: list(kind.OPTIONS) for name, kind in kinds.items()}),
     ):
         listed = "; ".join(f"{name}: {', '.join(options)}" for name, options in names.items() if options)
         parser.add_argument(
@@ -77,6 +85,7 @@ def _init(args: argparse.Namespace) -> int:
     from transformers import set_seed
 
     from .building import build_llava, save_llava
+    from .measuring import image_tokens_in_words
 
     # The other flags are arguments of `build_llava`, by the same names
     options = {name: value for name, value in vars(args).items() if name not in ("run", "output_dir", "seed")}
@@ -87,6 +96,6 @@ def _init(args: argparse.Namespace) -> int:
     set_seed(args.seed)
     model, processor = build_llava(**options)
     save_llava(model, processor, args.output_dir)
-    tokens = f"{processor.num_image_tokens} tokens {'an image' if processor.layout.single_view else 'a view'}"
+    tokens = image_tokens_in_words(model.config, processor.layout.single_view)
     print(f"{model.num_parameters():,} parameters, {tokens} -> {args.output_dir}")
     return 0

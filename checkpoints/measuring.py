@@ -11,6 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ..modeling_llava import LlavaConfig
+from ..modeling_llava.connectors import CONNECTORS
+from ..modeling_llava.fusions import FUSIONS
 from .backbones import ENCODERS_THAT_WORK
 
 
@@ -59,7 +61,7 @@ def measure_prefix_tokens(tower: PreTrainedModel, view_size: tuple[int, int] | N
 
 @torch.no_grad()
 def measure_image_tokens(model: Any) -> int:
-    """Count the features of a black view, through the encoder and the connector, and check that all agree.
+    """Count the tokens of a black view, through the encoder, the connector and the fusion, and check that all agree.
 
     Args:
         model: A LLaVA, whose config names the size of a view.
@@ -80,3 +82,24 @@ def measure_image_tokens(model: Any) -> int:
             f"connector {config.projector_type!r} counts wrongly."
         )
     return measured
+
+
+def image_tokens_in_words(config: LlavaConfig, single_view: bool = True) -> str:
+    """What an image takes in the text, and what the language model has of it where that is something else.
+
+    Args:
+        config: Of a LLaVA.
+        single_view: Whether its layout of images makes one view of each.
+
+    Returns:
+        "256 tokens an image", "144 tokens a view", "1 token and 64 features an image".
+    """
+    connector = CONNECTORS[config.projector_type]
+    number = config.num_image_tokens
+    words = "1 token" if number == 1 else f"{number:,} tokens"
+    if connector.of_image and config.patch_grid is not None:
+        rows, columns = config.patch_grid
+        features = connector.num_tokens(rows * columns, config)
+        if FUSIONS[config.image_fusion].num_tokens(features) != features:
+            words += f" and {features:,} features"
+    return f"{words} {'an image' if single_view or connector.of_image else 'a view'}"

@@ -7,6 +7,7 @@ from typing import Any
 from ..modeling_llava.configuration_llava import LlavaConfig
 from ..modeling_llava.model_parts import STAGES
 from ..rows.files import replacing
+from .measuring import image_tokens_in_words
 
 CARD_FILE = "README.md"
 # The first line after the front matter. A README without it was written by a person and is left alone.
@@ -52,15 +53,15 @@ def model_card(config: LlavaConfig) -> str:
         "",
         "# A LLaVA model",
         "",
-        "A visual assistant after *Visual Instruction Tuning* (arXiv:2304.08485): grid features of a vision encoder,",
-        "projected into the embedding space of a language model.",
+        "A visual assistant after *Visual Instruction Tuning* (arXiv:2304.08485): features of a vision encoder, which a",
+        "connector makes into what a language model reads.",
         "",
         "| part | |",
         "|---|---|",
         f"| vision encoder | {vision} ({config.vision_config.model_type}), feature layer {config.vision_feature_layer} |",
         f"| connector | {config.projector_type} |",
         f"| language model | {language} ({config.text_config.model_type}) |",
-        f"| tokens an image | {config.num_image_tokens} |",
+        f"| images | {image_tokens_in_words(config)} |",
         "",
         "## Training",
         "",

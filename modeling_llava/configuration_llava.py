@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict, validated_field
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .connectors import CONNECTORS
-from .image_features import FUSIONS
+from .fusions import FUSIONS
 
 # How many tokens stand before the patch grid in the output of a vision encoder: the class token and, where an
 # encoder has them, registers or a distillation token. Keys are the `model_type` of the vision config.
@@ -83,14 +83,15 @@ class LlavaConfig(PreTrainedConfig):
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation between the layers of a connector that has several.
         projector_options (`dict`, *optional*):
-            Options of the connector, by the names in its `OPTIONS`; what is left out has its default there.
+            Options of the connector and of the fusion, by the names in their `OPTIONS`; what is left out has its default
+            there.
         vision_feature_layer (`int` or `list[int]`, *optional*, defaults to -2):
             Index into the hidden states of the encoder: 0 is its embedding, -1 the output of the last layer, -2 that of
             the layer before. The features of several layers are joined along the channels.
         vision_feature_select_strategy (`"default"` or `"full"`, *optional*, defaults to `"default"`):
             `"default"` keeps the patch grid alone, `"full"` everything the encoder returns.
         image_fusion (`str`, *optional*, defaults to `"splice"`):
-            Where image features enter the language model: a key of `image_features.FUSIONS`.
+            Where image features enter the language model: a key of `fusions.FUSIONS`.
         image_line_break (`bool`, *optional*, defaults to `False`):
             Whether the connector learns an embedding that ends each row of image features: the `image_newline` of
             LLaVA-NeXT. The layouts of images that lay views side by side need it.
@@ -225,7 +226,8 @@ class LlavaConfig(PreTrainedConfig):
         num_patches = (self.image_shape[1] // sides[0]) * (self.image_shape[2] // sides[1])
         if self.vision_feature_select_strategy == "full":
             num_patches += self.num_additional_image_tokens or 0
-        return CONNECTORS[self.projector_type].num_tokens(num_patches, self)
+        num_features = CONNECTORS[self.projector_type].num_tokens(num_patches, self)
+        return FUSIONS[self.image_fusion].num_tokens(num_features)
 
     def to_dict(self) -> dict[str, Any]:
         """The dictionary that is saved: it names our own class."""

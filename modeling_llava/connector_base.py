@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from .fusions import FUSIONS
+
 
 class Connector(nn.Module):
     """What a connector is. To add one, write a subclass in a file of its own and a line in `connectors.CONNECTORS`.
@@ -18,17 +20,24 @@ class Connector(nn.Module):
             `image_features`), in place of the features of single views, and has no `grid`.
         line_break (`torch.nn.Parameter`, *optional*): `(hidden_size,)`, the embedding that ends a row of features where
             the layout of images asks for it (`LlavaConfig.image_line_break`).
+        fusion_layers (`torch.nn.ModuleList`, *optional*): The layers that the fusion puts into the language model
+            (`LlavaConfig.image_fusion`). Here, so that they learn with the connector, and the language model's own
+            parameters keep their names.
     """
 
     OPTIONS: ClassVar[dict[str, Any]] = {}
     of_image: ClassVar[bool] = False
     line_break: nn.Parameter | None
+    fusion_layers: nn.ModuleList | None
 
     def __init__(self, config: Any):
         super().__init__()
         has_rows = config.image_line_break and not self.of_image and config.feature_grid is not None
         width = config.text_config.hidden_size
         self.register_parameter("line_break", nn.Parameter(torch.empty(width)) if has_rows else None)
+        self.fusion_layers = FUSIONS[config.image_fusion].layers(config, self.width(config))
+        # Asked for where a model is spread over devices: a layer with its residual goes whole
+        self._no_split_modules = sorted({type(layer).__name__ for layer in self.fusion_layers or ()})
 
     @classmethod
     def options(cls, config: Any) -> dict[str, Any]:
@@ -37,14 +46,15 @@ class Connector(nn.Module):
         Raises:
             ValueError: There is no such option.
         """
-        given = config.projector_options or {}
-        if unknown := sorted(set(given) - set(cls.OPTIONS)):
+        given, fusion = config.projector_options or {}, FUSIONS[config.image_fusion].OPTIONS
+        if unknown := sorted(set(given) - set(cls.OPTIONS) - set(fusion)):
             has = f"its options are {list(cls.OPTIONS)}" if cls.OPTIONS else "it has no options"
+            also = f", and those of the fusion {config.image_fusion!r} {list(fusion)}" if fusion else ""
             raise ValueError(
                 f"projector_options names {unknown[0]!r}, which the connector {config.projector_type!r} does not have: "
-                f"{has}."
+                f"{has}{also}."
             )
-        return {**cls.OPTIONS, **given}
+        return {name: given.get(name, default) for name, default in cls.OPTIONS.items()}
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -54,11 +64,17 @@ class Connector(nn.Module):
             ValueError: There is no such option; or what else a connector cannot do, with the remedy.
         """
         cls.options(config)
+        FUSIONS[config.image_fusion].check(config, cls)
 
     @classmethod
     def num_tokens(cls, num_patches: int, config: Any) -> int:
         """How many word embeddings a `LlavaConfig` makes it return for the patches of one view."""
         return num_patches
+
+    @classmethod
+    def width(cls, config: Any) -> int:
+        """Channels of what it returns."""
+        return config.text_config.hidden_size
 
     @classmethod
     def grid(cls, patches: tuple[int, int], config: Any) -> tuple[int, int] | None:
@@ -72,6 +88,9 @@ class Connector(nn.Module):
         """Draw what it holds itself, beside its layers, which are initialised as those of any model."""
         if self.line_break is not None:  # as LLaVA-NeXT draws it
             init.normal_(self.line_break, std=self.line_break.shape[0] ** -0.5)
+        layers: Any = self.fusion_layers or ()
+        for layer in layers:
+            layer.init_weights(std)
 
     @abstractmethod
     def forward(self, features: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from .connector_base import Connector, vision_width
+from .connector_perceiver import PerceiverConnector
 from .connector_pixel_shuffle import PixelShuffleConnector
 from .connector_qformer import QFormerConnector
 from .connector_resampler import ResamplerConnector
@@ -126,6 +127,7 @@ CONNECTORS: dict[str, type[Connector]] = {
     "pixel_shuffle_mlp": PixelShuffleConnector,
     "resampler": ResamplerConnector,
     "qformer": QFormerConnector,
+    "perceiver": PerceiverConnector,
 }
 
 

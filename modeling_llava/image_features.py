@@ -1,7 +1,7 @@
 """Image features: from the views of the vision encoder to the images of the text, and from there into the language model.
 
     patches, (V, P, Z)  ── connector ──>  views, (V, F, D)  ── join_views ──>  images, N x (tokens, D)
-                                                                 images, N x (tokens, D)  ── one of FUSIONS ──>  language model
+                                       images, N x (tokens, D)  ── one of fusions.FUSIONS ──>  language model
 
 The processor decides how the views of an image are joined (its layout of images) and says so in `feature_places`; here
 that is obeyed, and checked. A connector `of_image` gets the patches of an image's views after they are joined. Shapes as
@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers.utils import torch_compilable_check
 
 from .connector_base import Connector
-from .image_tokens import check_image_tokens
 
 ViewFeatures = torch.Tensor | Sequence[torch.Tensor]  # (V, F, D), or V times (F, D)
 
@@ -195,35 +193,3 @@ def _in_order(mosaic: Mosaic, line_break: torch.Tensor | None) -> torch.Tensor:
         ends = line_break.to(grid).expand(grid.shape[0], 1, -1)
         grid = torch.cat([grid, ends], dim=1)
     return grid.flatten(0, 1)
-
-
-def splice(
-    inputs_embeds: torch.Tensor, placeholders: torch.Tensor, features: Sequence[torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Features in the place of word embeddings, a feature a placeholder (arXiv:2304.08485, section 4.1).
-
-    Args:
-        inputs_embeds: `(B, S, D)`.
-        placeholders: `(B, S)`, where an image token stands.
-        features: N tensors `(tokens, D)`.
-
-    Returns:
-        `inputs_embeds` of the language model, `(B, S, D)`.
-
-    Raises:
-        ValueError: if a sample's placeholders do not match its images, naming the sample and both numbers.
-    """
-    if torch.compiler.is_compiling():  # lengths are data there: only their sum can be checked
-        joined = torch.cat(list(features))
-        torch_compilable_check(
-            placeholders.sum() == joined.shape[0], "image tokens and image features differ in number"
-        )
-    else:
-        check_image_tokens(placeholders.sum(-1).tolist(), [len(feature) for feature in features])
-        joined = torch.cat(list(features))
-    return {"inputs_embeds": inputs_embeds.masked_scatter(placeholders.unsqueeze(-1), joined.to(inputs_embeds))}
-
-
-# Where image features enter the language model: (word embeddings, placeholders, features) to arguments of its forward.
-# `LlavaConfig.image_fusion` is a key of this.
-FUSIONS: dict[str, Callable[[torch.Tensor, torch.Tensor, Sequence[torch.Tensor]], dict[str, Any]]] = {"splice": splice}

@@ -3,12 +3,13 @@
 import torch
 
 
-def check_image_tokens(num_tokens: list[int], num_features: list[int]) -> None:
+def check_image_tokens(num_tokens: list[int], num_features: list[int], unit: str = "features") -> None:
     """Check that the placeholders of each sample hold a whole number of images, taken in order.
 
     Args:
         num_tokens: placeholders of each sample.
-        num_features: features of each image of the batch.
+        num_features: how many placeholders each image of the batch takes.
+        unit: what takes them.
 
     Raises:
         ValueError: naming the first sample that does not fit, both numbers and the likely cause.
@@ -21,7 +22,7 @@ def check_image_tokens(num_tokens: list[int], num_features: list[int]) -> None:
             used += 1
         if features > tokens:
             raise ValueError(
-                f"Sample {sample} of the batch has {tokens} image tokens, but its images have {features} features. "
+                f"Sample {sample} of the batch has {tokens} image tokens, but its images have {features} {unit}. "
                 "Either the processor counts otherwise than the model (compare its image size, "
                 "image_seq_length, patch_size, vision_feature_select_strategy and num_additional_image_tokens with the "
                 "model's config), or an image was cut by truncation."
@@ -29,7 +30,7 @@ def check_image_tokens(num_tokens: list[int], num_features: list[int]) -> None:
         if features < tokens:
             raise ValueError(
                 f"Sample {sample} of the batch has {tokens} image tokens, but the images left for it have {features} "
-                f"features: there are {len(num_features)} images for the whole batch. Pass every image of every "
+                f"{unit}: there are {len(num_features)} images for the whole batch. Pass every image of every "
                 "sample, in order, and one <image> for each."
             )
     if used < len(num_features):

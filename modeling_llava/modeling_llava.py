@@ -26,21 +26,22 @@ from .cache_name import CACHE, cache_argument
 from .configuration_llava import LlavaConfig
 from .connector_base import Connector
 from .connectors import CONNECTORS
-from .image_features import FUSIONS, connect
+from .fusions import FUSIONS
+from .image_features import connect
 from .image_tokens import check_image_tokens, repeat_views
 from .model_parts import freeze_for, is_learning
 
 
 @dataclass
 class LlavaModelOutputWithPast(BaseModelOutputWithPast):
-    """Output of `LlavaModel`; `image_hidden_states` are the connector's, `(image tokens, D)`."""
+    """Output of `LlavaModel`; `image_hidden_states` are the connector's, a row an image token."""
 
     image_hidden_states: torch.Tensor | None = None
 
 
 @dataclass
 class LlavaCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """Output of `LlavaForConditionalGeneration`; `image_hidden_states` are the connector's, `(image tokens, D)`."""
+    """Output of `LlavaForConditionalGeneration`; `image_hidden_states` are the connector's, a row an image token."""
 
     image_hidden_states: torch.Tensor | None = None
 
@@ -118,6 +119,7 @@ class LlavaModel(LlavaPreTrainedModel):
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.multi_modal_projector = CONNECTORS[config.projector_type](config)
         self.language_model = AutoModel.from_config(config.text_config)
+        FUSIONS[config.image_fusion].attach(self.language_model, config)
         self._cache_argument = cache_argument(self.language_model)
         self.post_init()
 
@@ -148,7 +150,8 @@ class LlavaModel(LlavaPreTrainedModel):
                 gives it (see `arrange_views`). None: every view is an image.
 
         Returns:
-            The output of the vision tower; its `pooler_output` is a list of N tensors `(tokens, D)`.
+            The output of the vision tower; its `pooler_output` is a list of N tensors, with a row an image token:
+            `(tokens, D)`, unless the fusion has it otherwise (`Fusion.as_tokens`).
 
         Raises:
             ValueError: if `feature_places` does not fit the views or their features.
@@ -169,7 +172,8 @@ class LlavaModel(LlavaPreTrainedModel):
         chosen = [outputs.hidden_states[index][:, first:] for index in ([layer] if one else layer)]
         features = chosen[0] if one else torch.cat(chosen, dim=-1)  # (V, P, Z)
         grids = [self.config.patch_grid] * len(features)
-        outputs.pooler_output = connect(self.multi_modal_projector, features, feature_places, grids)  # N x (tokens, D)
+        images = connect(self.multi_modal_projector, features, feature_places, grids)  # N x (features, D)
+        outputs.pooler_output = FUSIONS[self.config.image_fusion].as_tokens(images)  # N x (tokens, ...)
         return outputs
 
     @can_return_tuple
@@ -188,10 +192,10 @@ class LlavaModel(LlavaPreTrainedModel):
         cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaModelOutputWithPast:
-        """Run the language model over the text with image features in place of the placeholders.
+        """Run the language model over the text, with image features where the fusion has them enter.
 
         Args:
-            input_ids: `(B, S)`, with a run of `image_token_id` where each image goes.
+            input_ids: `(B, S)`, with a run of `image_token_id` where each image goes, as long as the fusion has it.
             pixel_values: `(V, C, H, W)`, the images of all samples, in the order of their placeholders.
             attention_mask: `(B, S)`.
             inputs_embeds: `(B, S, D)`, instead of `input_ids`.
@@ -219,23 +223,25 @@ class LlavaModel(LlavaPreTrainedModel):
                 return_dict=True,
             )
         image_features: Any = None
-        fused = {"inputs_embeds": inputs_embeds}
+        placeholders = None
         if image_outputs is not None:
             image_features = image_outputs.pooler_output
             placeholders = self._placeholder_mask(input_ids, inputs_embeds)  # (B, S)
-            fused = FUSIONS[self.config.image_fusion](inputs_embeds, placeholders, image_features)
         elif self.training:
             if input_ids is not None and not torch.compiler.is_compiling():
                 check_image_tokens(self._placeholder_mask(input_ids, inputs_embeds).sum(-1).tolist(), [])
             if is_learning(self.multi_modal_projector):
-                fused = {"inputs_embeds": self._with_blank_image(inputs_embeds)}
+                inputs_embeds = self._with_blank_image(inputs_embeds)
 
-        outputs = self.language_model(
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            **{self._cache_argument: past_key_values if cache is None else cache},
-            **fused,
+        inputs: dict[str, Any] = {
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            self._cache_argument: past_key_values if cache is None else cache,
             **kwargs,
+        }
+        outputs = FUSIONS[self.config.image_fusion].read(
+            self.language_model, self.multi_modal_projector, inputs, placeholders, image_features
         )
         return LlavaModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,  # (B, S, D)

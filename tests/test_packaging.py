@@ -275,7 +275,7 @@ def test_files_and_functions_are_short(package_folders: dict[str, Path]) -> None
 # the file of the notion
 REGISTRIES = {
     "llavakit.modeling_llava.connectors": ["CONNECTORS"],
-    "llavakit.modeling_llava.image_features": ["FUSIONS"],
+    "llavakit.modeling_llava.fusions": ["FUSIONS"],
     "llavakit.modeling_llava.model_parts": ["PARTS", "STAGES"],
     "llavakit.processing.image_layouts": ["IMAGE_LAYOUTS"],
     "llavakit.processing.chat_templates": ["SHIPPED_TEMPLATES"],

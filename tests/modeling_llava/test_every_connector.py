@@ -14,6 +14,12 @@ VARIANTS = {
     "linear, pooled": {"projector_type": "linear", "projector_options": {"pooled_tokens": 4}},
     "mlp3x_gelu, pooled": {"projector_type": "mlp3x_gelu", "projector_options": {"pooled_tokens": [1, 3]}},
     "resampler": {"projector_type": "resampler", "projector_options": {"num_queries": 4, "num_heads": 2}},
+    "perceiver": {"projector_type": "perceiver", "projector_options": {"num_latents": 3, "num_heads": 4}},
+    "perceiver, attended to": {
+        "projector_type": "perceiver",
+        "image_fusion": "attend",
+        "projector_options": {"num_latents": 3, "num_layers": 2, "num_heads": 4, "cross_attention_every": 2},
+    },
     "qformer": {
         "projector_type": "qformer",
         "projector_options": {
@@ -30,8 +36,9 @@ VARIANTS = {
 def model(request, tiny_model):
     model = tiny_model(vision={"patch_size": 7}, **VARIANTS[request.param])
     with torch.no_grad():  # pictures are to change the text
-        for weight in model.model.multi_modal_projector.parameters():
+        for name, weight in model.model.multi_modal_projector.named_parameters():
             weight.mul_(1 if weight.ndim < 2 else 4)
+            weight.add_(0.7 if name.endswith("_gate") else 0)  # shut at first
     return model
 
 

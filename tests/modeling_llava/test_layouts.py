@@ -15,7 +15,9 @@ from llavakit.inference.engine import Question
 from llavakit.inference.local_engine import LocalEngine
 from llavakit.inference.session import ChatSession
 from llavakit.modeling_llava.connectors import CONNECTORS, LinearConnector
-from llavakit.modeling_llava.image_features import FUSIONS, join_views
+from llavakit.modeling_llava.fusion_base import Fusion
+from llavakit.modeling_llava.fusions import FUSIONS
+from llavakit.modeling_llava.image_features import join_views
 from llavakit.processing.image_geometry import Placement
 from llavakit.processing.image_layouts import IMAGE_LAYOUTS
 from llavakit.processing.image_plan import FEATURE_PLACES, ImageLayout, ImagePlan, Mosaic, View
@@ -344,14 +346,18 @@ def test_views_without_places_are_images():
     assert all(torch.equal(one, other) for one, other in zip(join_views(views, None), views, strict=True))
 
 
-def test_a_second_place_of_fusion_is_a_function_and_a_line(tiny_model, inputs, monkeypatch):
+class Beside(Fusion):
     """One that hands the features to the language model beside the text, here as a bias of its embeddings."""
 
-    def beside(inputs_embeds, placeholders, features):
-        mean = torch.stack([image.mean(0) for image in features]).mean(0)
-        return {"inputs_embeds": inputs_embeds + mean}
+    def read(self, language_model, connector, inputs, placeholders=None, images=None):
+        if images is not None:
+            mean = torch.stack([image.mean(0) for image in images]).mean(0)
+            inputs = {**inputs, "inputs_embeds": inputs["inputs_embeds"] + mean}
+        return language_model(**inputs)
 
-    monkeypatch.setitem(FUSIONS, "beside", beside)
+
+def test_another_fusion_is_a_class_and_a_line(tiny_model, inputs, monkeypatch):
+    monkeypatch.setitem(FUSIONS, "beside", Beside())
     model = tiny_model(image_fusion="beside")
     batch = inputs(model.config, images=[1, 2])
     text = {name: batch[name] for name in ("input_ids", "attention_mask")}

@@ -26,7 +26,7 @@ folder, again = sys.argv[1:]
 batch = torch.load(f"{folder}/batch.pt")
 config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
 assert type(config).__name__ == "LlavaConfig" and "llavakit" not in type(config).__module__
-assert config.num_image_tokens == 4
+assert config.num_image_tokens == batch["num_image_tokens"]
 
 model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, stage="align")
 assert type(model).__module__.startswith("transformers_modules."), type(model)
@@ -49,9 +49,24 @@ model.save_pretrained(again)  # a fine-tuned copy brings its code along
 """
 
 
-@pytest.fixture
-def model(tiny_model):
-    return tiny_model(projector_type="mlp2x_gelu", vision_feature_layer=[-1, -2])
+# The fields of configs whose code lies in other files
+MODELS = {
+    "mlp": {"projector_type": "mlp2x_gelu", "vision_feature_layer": [-1, -2]},
+    "attending": {
+        "projector_type": "perceiver",
+        "image_fusion": "attend",
+        "projector_options": {"num_latents": 3, "num_heads": 4},
+    },
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request, tiny_model):
+    model = tiny_model(**MODELS[request.param])
+    for name, parameter in model.named_parameters():
+        if name.endswith("_gate"):  # shut at first
+            parameter.data.fill_(0.7)
+    return model
 
 
 def test_the_auto_classes_give_our_classes_and_the_same_logits(model, inputs, tmp_path):
@@ -106,6 +121,7 @@ def test_the_code_beside_the_weights_stands_alone(model, inputs, tmp_path, warm_
     with torch.no_grad():
         expected = {
             "inputs": batch,
+            "num_image_tokens": model.config.num_image_tokens,
             "logits": model(**batch).logits,
             "hidden": model.model(**batch).last_hidden_state,
             "text": model.generate(**batch, max_new_tokens=8, do_sample=False),
