@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .connector_base import Connector
+from .keep_rate import most_diverse
 
 ViewFeatures = torch.Tensor | Sequence[torch.Tensor]  # (V, F, D), or V times (F, D)
 
@@ -31,10 +32,11 @@ def arrange_views(features: ViewFeatures, feature_places: torch.Tensor) -> list[
 
     Args:
         features: `(V, F, D)`, or V tensors `(F, D)` where views differ in size.
-        feature_places: `(V, 12)`. First, the tokens of an image in the row of its first view, 0 in its others. Then, in
+        feature_places: `(V, 13)`. First, the tokens of an image in the row of its first view, 0 in its others. Then, in
             the row of the first view of a mosaic, 0 in its others: rows and columns of views; rows and columns of
             features in each; top, left, rows and columns of those that stay; rows and columns that they are
-            interpolated to, 0 for none; and whether a line break ends a row.
+            interpolated to, 0 for none; and whether a line break ends a row. Last, beside the first, of how many features
+            the tokens are chosen, 0 for all.
 
     Returns:
         For each of N images its mosaics.
@@ -49,11 +51,11 @@ def arrange_views(features: ViewFeatures, feature_places: torch.Tensor) -> list[
         )
     images: list[list[Mosaic]] = []
     end = 0
-    for view, (tokens, *numbers) in enumerate(feature_places.tolist()):
+    for view, (tokens, *numbers, chosen_from) in enumerate(feature_places.tolist()):
         if tokens:
             images.append([])
         if view < end:
-            if any((tokens, *numbers)):
+            if any((tokens, *numbers, chosen_from)):
                 raise ValueError(f"feature_places starts an image at view {view}, within the views of another.")
             continue
         if not images:
@@ -155,7 +157,7 @@ def join_views(
 
     Args:
         features: `(V, F, D)`, or V tensors `(F, D)`.
-        feature_places: `(V, 12)`, see `arrange_views`. None: every view is an image.
+        feature_places: `(V, 13)`, see `arrange_views`. None: every view is an image.
         line_break: `(D,)`, what ends a row.
 
     Returns:
@@ -171,14 +173,17 @@ def join_views(
         torch.cat([_in_order(mosaic, line_break) for mosaic in image])
         for image in arrange_views(features, feature_places)
     ]
-    planned = [tokens for tokens in feature_places[:, 0].tolist() if tokens]
-    for index, (image, tokens) in enumerate(zip(joined, planned, strict=True)):
-        if len(image) != tokens:
+    planned = [(tokens, chosen_from) for tokens, *_, chosen_from in feature_places.tolist() if tokens]
+    for index, (image, (tokens, chosen_from)) in enumerate(zip(joined, planned, strict=True)):
+        if len(image) != (chosen_from or tokens):
             raise ValueError(
-                f"feature_places gives image {index} {tokens} tokens, but its views have {len(image)} features that "
-                "stay: the views of the image were cut apart."
+                f"feature_places gives image {index} {chosen_from or tokens} tokens, but its views have {len(image)} "
+                "features that stay: the views of the image were cut apart."
             )
-    return joined
+    return [
+        image[most_diverse(image, tokens)] if chosen_from else image
+        for image, (tokens, chosen_from) in zip(joined, planned, strict=True)
+    ]
 
 
 def _in_order(mosaic: Mosaic, line_break: torch.Tensor | None) -> torch.Tensor:

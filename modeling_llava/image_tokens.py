@@ -44,7 +44,7 @@ def repeat_views(views: dict[str, torch.Tensor], num_tokens: torch.Tensor, times
     """Repeat the images of each sample as a group: (a, b), (c) twice are a, b, a, b, c, c.
 
     Args:
-        views: `pixel_values`, `(V, ...)`, and `feature_places`, `(V, 12)`, where images have several views.
+        views: `pixel_values`, `(V, ...)`, and `feature_places`, `(V, 13)`, where images have several views.
         num_tokens: `(B,)`, placeholders of each sample.
         times: how often.
 

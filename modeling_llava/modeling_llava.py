@@ -146,7 +146,7 @@ class LlavaModel(LlavaPreTrainedModel):
             pixel_values: `(V, C, H, W)`.
             vision_feature_layer: overrides the one of the config.
             vision_feature_select_strategy: overrides the one of the config.
-            feature_places: `(V, 12)`, which view belongs to which image and where its features go, as the processor
+            feature_places: `(V, 13)`, which view belongs to which image and where its features go, as the processor
                 gives it (see `arrange_views`). None: every view is an image.
 
         Returns:
@@ -199,7 +199,7 @@ class LlavaModel(LlavaPreTrainedModel):
             pixel_values: `(V, C, H, W)`, the images of all samples, in the order of their placeholders.
             attention_mask: `(B, S)`.
             inputs_embeds: `(B, S, D)`, instead of `input_ids`.
-            feature_places: `(V, 12)`, see `get_image_features`.
+            feature_places: `(V, 13)`, see `get_image_features`.
             mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
 
         Raises:

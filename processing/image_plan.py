@@ -31,6 +31,7 @@ class View:
         spatial (`bool`): Whether they have one: the features of neighbouring views can be laid side by side.
         of_image (`bool`): Whether the connector makes its F features of all views of an image together: every image
             takes F tokens then, and `grid` is that of a view's patches.
+        keep_rate (`float`): The share of an image's features that the model keeps; the others get no token.
     """
 
     height: int
@@ -39,6 +40,7 @@ class View:
     grid: tuple[int, int]
     spatial: bool = True
     of_image: bool = False
+    keep_rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,19 @@ class Mosaic:
         return rows * (columns + self.line_break)
 
     def feature_places(self) -> list[list[int]]:
-        """A row a view, see `FEATURE_PLACES`; the first number, the tokens of the image, is left 0."""
-        first = [0, *self.views, *self.view.grid, *self.kept_features, *(self.pooled or (0, 0)), int(self.line_break)]
+        """A row a view, see `FEATURE_PLACES`; the first and the last number, which are of the image, are left 0."""
+        places = [*self.views, *self.view.grid, *self.kept_features, *(self.pooled or (0, 0)), int(self.line_break)]
+        first = [0, *places, 0]
         return [first] + [[0] * len(first) for _ in range(self.num_views - 1)]
 
 
-# The columns of `feature_places`. The first is the tokens of an image in the row of its first view, and 0 in the others;
-# the rest describe a mosaic in the row of its first view, and are 0 in the others.
+# The columns of `feature_places`. The first is the tokens of an image in the row of its first view, and 0 in the others,
+# and so is the last, of how many features these tokens are to be chosen, or 0 where all are tokens; the rest describe a
+# mosaic in the row of its first view, and are 0 in the others.
 FEATURE_PLACES = (
     *("tokens of the image", "rows of views", "columns of views", "rows of features in a view", "columns in a view"),
     *("top", "left", "rows that stay", "columns that stay", "pooled rows", "pooled columns", "line break"),
+    "features to choose from",
 )
 
 
@@ -108,10 +113,12 @@ class ImagePlan:
     Attributes:
         mosaics (`tuple[Mosaic, ...]`): Its views, and where their features go; one after the other in the text.
         num_tokens (`int`): How many tokens it takes in the text.
+        chosen_from (`int`): Of how many features the model chooses those tokens; 0 where all are tokens.
     """
 
     mosaics: tuple[Mosaic, ...]
     num_tokens: int
+    chosen_from: int = 0
 
     @property
     def num_views(self) -> int:
@@ -119,9 +126,9 @@ class ImagePlan:
         return sum(mosaic.num_views for mosaic in self.mosaics)
 
     def feature_places(self) -> list[list[int]]:
-        """`(views, 12)`: a row a view with the columns of `FEATURE_PLACES`."""
+        """`(views, 13)`: a row a view with the columns of `FEATURE_PLACES`."""
         rows = [row for mosaic in self.mosaics for row in mosaic.feature_places()]
-        rows[0][0] = self.num_tokens
+        rows[0][0], rows[0][-1] = self.num_tokens, self.chosen_from
         return rows
 
 
@@ -226,7 +233,9 @@ class ImageLayout(ABC):
     def plan(self, width: int, height: int, view: View) -> ImagePlan:
         """What becomes of an upright image of this size, in pixels, and how many tokens it takes."""
         mosaics = tuple(self.mosaics(width, height, view))
-        return ImagePlan(mosaics, view.num_tokens if view.of_image else sum(mosaic.num_tokens for mosaic in mosaics))
+        features = view.num_tokens if view.of_image else sum(mosaic.num_tokens for mosaic in mosaics)
+        kept = max(1, round(features * view.keep_rate))
+        return ImagePlan(mosaics, kept, features if kept < features else 0)
 
     def apply(self, images: Sequence[Image.Image], view: View, image_processor: Any, **options: Any) -> dict[str, Any]:
         """Images as the model takes them.
@@ -239,8 +248,9 @@ class ImageLayout(ABC):
 
         Returns:
             `dict`: `pixel_values` of shape `(V, channels, height, width)`; `tokens_of_image`, N numbers; and, unless
-            every image is a single view, `feature_places`, `(V, 12)`, with the columns of `FEATURE_PLACES`. One row a
-            view, so that a serving program that slices all tensors by views slices this one rightly.
+            every image is a single view of which all features stay, `feature_places`, `(V, 13)`, with the columns of
+            `FEATURE_PLACES`. One row a view, so that a serving program that slices all tensors by views slices this one
+            rightly.
 
         Raises:
             ValueError: If the image processor gives views of another size than the one counted for, or the layout
@@ -272,6 +282,6 @@ class ImageLayout(ABC):
                 "in the call."
             )
         outputs: dict[str, Any] = {"pixel_values": pixel_values}
-        if not self.single_view:
+        if not self.single_view or view.keep_rate < 1:
             outputs["feature_places"] = [row for plan in plans for row in plan.feature_places()]
         return outputs | {"tokens_of_image": [plan.num_tokens for plan in plans]}

@@ -54,6 +54,9 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         image_layout_options (`dict`, *optional*): Options of the layout: fields of its class.
         image_token_grid (`list[int]`, *optional*): Rows and columns of the tokens of a view, as the connector makes them.
             Default: those of the patches, if that makes `image_seq_length`.
+        image_keep_rate (`float`, *optional*, defaults to 1.0): For inference: the share of an image's features that the
+            model keeps, those that differ most from each other, in (0, 1]. So many tokens stand for it in the text. Where
+            every token is a patch.
         image_tokens_of (`str`, *optional*, defaults to `"view"`): `"image"` for a connector that makes its
             `image_seq_length` tokens of all views of an image together (`Connector.of_image`).
 
@@ -77,6 +80,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         image_layout_options: dict[str, Any] | None = None,
         image_token_grid: Sequence[int] | None = None,
         image_tokens_of: str = "view",
+        image_keep_rate: float = 1.0,
     ):
         vision_feature_select_strategy = vision_feature_select_strategy or "default"
         if vision_feature_select_strategy not in ("default", "full"):
@@ -102,6 +106,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         self.image_layout_options = image_layout_options
         self.image_token_grid = None if image_token_grid is None else list(image_token_grid)
         self.image_tokens_of = image_tokens_of
+        self.image_keep_rate = image_keep_rate
 
         if image_token not in tokenizer.added_tokens_encoder:
             tokenizer.add_tokens([AddedToken(image_token, normalized=False, special=True)], special_tokens=True)
@@ -112,6 +117,8 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
                 raise ValueError("The tokenizer has no pad, unk or eos token: set tokenizer.pad_token.")
         if not layout.single_view:
             self._check_layout(layout)
+        if image_keep_rate != 1:
+            self.view  # noqa: B018  one that cannot be is refused here
         self._encoder  # noqa: B018  a tokenizer that cannot be used is refused here, not in the first batch
 
     @property
@@ -159,7 +166,22 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         # A single column is how a connector without such an order is written down
         spatial = grid is not None and (of_image or (grid[0] * grid[1] == num_tokens and grid[1] > 1))
         rows, columns = grid if grid is not None and spatial else (num_tokens, 1)
-        return View(*self.image_size, num_tokens, (rows, columns), spatial, of_image)
+        if self.image_keep_rate != 1:
+            self._check_keep_rate(tokens_are_patches=spatial and not of_image and (rows, columns) == self._patch_grid)
+        return View(*self.image_size, num_tokens, (rows, columns), spatial, of_image, self.image_keep_rate)
+
+    def _check_keep_rate(self, tokens_are_patches: bool) -> None:
+        if not 0 < self.image_keep_rate <= 1:
+            raise ValueError(
+                f"image_keep_rate={self.image_keep_rate!r} is the share of image tokens that stay: give a number above 0 "
+                "and up to 1."
+            )
+        if not tokens_are_patches:
+            raise ValueError(
+                f"image_keep_rate={self.image_keep_rate!r} leaves out patches, and this model's image tokens are none (a "
+                "connector has made fewer of them, each with a part of its own, or class and register tokens stand among "
+                "them): leave it at 1."
+            )
 
     def _check_layout(self, layout: ImageLayout) -> None:
         """Refuse a layout of several views that cannot work with the views of this processor."""

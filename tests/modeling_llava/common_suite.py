@@ -17,13 +17,18 @@ from .test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor  #
 
 SUBJECT = os.environ["LLAVA_UNDER_TEST"]
 OURS: dict[str, Any] = {}
+# Of connectors that are no token a patch: as many tokens as there are patches here, which the tests count with
+OPTIONS: dict[str, dict[str, int]] = {
+    "resampler": {"num_queries": 4, "num_heads": 4},
+    "qformer": {"num_queries": 4, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32},
+}
 
 if SUBJECT == "theirs":
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaModel
 else:
     from llavakit import LlavaConfig, LlavaForConditionalGeneration, LlavaModel  # type: ignore[assignment]
 
-    OURS = {"projector_type": SUBJECT}
+    OURS = {"projector_type": SUBJECT, "projector_options": OPTIONS.get(SUBJECT)}
 
 
 class TinyLlava:

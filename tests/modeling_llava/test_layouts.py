@@ -129,7 +129,7 @@ def test_turns_dropped_take_the_tokens_of_their_own_images(processor, pictures):
 def test_what_goes_with_pixels_is_a_row_a_view(processor, pictures):
     together = processor.process_images(pictures)
     assert together["pixel_values"].shape == (7, 3, 28, 28)
-    assert together["feature_places"].shape == (7, 12) == (7, len(FEATURE_PLACES))
+    assert together["feature_places"].shape == (7, 13) == (7, len(FEATURE_PLACES))
     assert together["feature_places"][:, 0].tolist() == [4, 14, 0, 0, 9, 0, 0]
     apart = [processor.process_images([picture]) for picture in pictures]
     for name, tensor in together.items():
@@ -172,7 +172,7 @@ def test_rows_are_collated_and_all_parts_learn(model, processor, pictures):
     rows = [{"images": [picture], "messages": [strings, *answers]} for picture in pictures]
     batch = LlavaCollator(processor)(rows)
     assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [4, 14, 9]
-    assert batch["feature_places"].shape == (7, 12)
+    assert batch["feature_places"].shape == (7, 13)
     model.train()(**batch).loss.backward()
     connector = model.model.multi_modal_projector
     assert connector.line_break.grad.abs().sum() > 0 and connector.linear.weight.grad.abs().sum() > 0
