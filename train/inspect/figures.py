@@ -20,7 +20,10 @@ def figures(inspection: Inspection) -> list[tuple[str, str]]:
         ("images", f"{found.num_images:,} ({found.num_distinct_images:,} distinct)"),
         ("images that cannot be used", ", ".join(faults) or "none"),
         ("rows by number of images", (", ".join(by_images[:6]) or "none") + more),
-        ("tokens an image", f"{found.num_image_tokens:,}"),
+        (
+            "tokens an image",
+            f"{found.num_image_tokens:,}{' a view, as many views as its size asks for' * found.tokens_by_size}",
+        ),
         ("tokens an epoch", f"{found.num_tokens:,}"),
         ("in the loss", f"{found.num_supervised:,} ({percent(found.num_supervised, found.num_tokens)})"),
         (f"lose turns to max_length={found.max_length}", f"{found.truncated.count:,}"),

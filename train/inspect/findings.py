@@ -56,8 +56,25 @@ class ShownToken:
 
 
 @dataclass
+class ShownPicture:
+    """A picture as the vision encoder gets it.
+
+    Args:
+        address: A data URI of its views.
+        text: Its size, and what it is cut into.
+        num_views: How many views it is cut into.
+        num_tokens: How many tokens it takes.
+    """
+
+    address: str
+    text: str
+    num_views: int
+    num_tokens: int
+
+
+@dataclass
 class ShownRow:
-    """A row as the model reads it. `thumbnails` are data URIs of its first images as the vision encoder gets them."""
+    """A row as the model reads it. `pictures` are the first of its images."""
 
     index: int
     id: str | None
@@ -66,7 +83,7 @@ class ShownRow:
     full_length: int
     supervised: int
     num_images: int
-    thumbnails: list[str]
+    pictures: list[ShownPicture]
 
 
 @dataclass
@@ -75,8 +92,9 @@ class Inspection:
 
     Args:
         max_length: Longest sequence in training.
-        num_image_tokens: Tokens of one image.
+        num_image_tokens: Tokens of one view of an image, which is all of it unless `tokens_by_size`.
         image_size: Height and width of an image as the vision encoder gets it, in pixels.
+        tokens_by_size: Whether an image takes tokens by its size.
         num_rows: All rows. Turns and images are counted over those whose form could be read, `num_readable`.
         num_usable: Rows that can be trained on. `num_tokens` and `num_supervised` are theirs, after truncation.
         num_turns: Questions with an answer.
@@ -98,6 +116,7 @@ class Inspection:
     max_length: int | None
     num_image_tokens: int
     image_size: tuple[int, int]
+    tokens_by_size: bool = False
     num_rows: int = 0
     num_readable: int = 0
     num_usable: int = 0

@@ -48,7 +48,8 @@ def inspect_rows(
     # What is wrong with the template itself, and so with every row, is an error here
     processor.encode_conversation([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}])
 
-    found = Inspection(collator.max_length, processor.num_image_tokens, processor.image_size)
+    by_size = not (processor.layout.single_view or processor.view.of_image)
+    found = Inspection(collator.max_length, processor.num_image_tokens, processor.image_size, by_size)
     spread, lengths, by_images = Spread(num_rows), [], Counter[int]()
     images: set[bytes] = set()
     faulty: dict[str, set[bytes]] = {}

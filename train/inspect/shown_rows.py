@@ -1,21 +1,19 @@
-"""Rows to show: as the model reads them, and their pictures as the vision encoder gets them."""
+"""Rows to show, as the model reads them."""
 
 import dataclasses
 import os
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
-from ...processing import LlavaProcessor
-from ...rows.images import encoded_uri, open_image, resolve_images
+from ...rows.images import open_image, resolve_images
 from ...rows.schema import normalize_row, row_name
 from ..collator import LlavaCollator
 from .findings import ShownRow
+from .shown_pictures import shown_picture
 from .tokens import tokens_of
 
-THUMBNAILS = 4  # pictures shown of one row
+PICTURES = 4  # pictures shown of one row
 
 
 class Spread:
@@ -61,18 +59,5 @@ def shown_row(index: int, raw: Any, collator: LlavaCollator, image_folder: str |
         full_length=len(whole),
         supervised=sum(encoded.assistant_mask),
         num_images=encoded.num_images,
-        thumbnails=[as_seen(image, processor) for image in images[: min(encoded.num_images, THUMBNAILS)]],
+        pictures=[shown_picture(image, processor) for image in images[: min(encoded.num_images, PICTURES)]],
     )
-
-
-def as_seen(image: Image.Image, processor: LlavaProcessor) -> str:
-    """An image as the vision encoder gets it, cropped or padded, resized, its normalisation undone: a data URI."""
-    settings = processor.image_processor
-    pixels = processor.process_images([image])["pixel_values"][0].float()  # (3, height, width)
-    if settings.do_normalize:
-        mean, deviation = (torch.tensor(value).view(-1, 1, 1) for value in (settings.image_mean, settings.image_std))
-        pixels = pixels * deviation + mean
-    if settings.do_rescale:
-        pixels = pixels / settings.rescale_factor
-    seen = Image.fromarray(pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
-    return encoded_uri(seen, "PNG" if max(seen.size) <= 64 else "JPEG", 85)

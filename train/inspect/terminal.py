@@ -39,7 +39,10 @@ def terminal_parts(inspection: Inspection, *, coloured: bool, page: str | None =
     found = inspection
     parts: list[Any] = []
     for row in found.shown:
-        parts += [Text(f"--- {row_title(row)}", TITLE), _row_text(row, coloured), ""]
+        parts += [Text(f"--- {row_title(row)}", TITLE), _row_text(row, coloured)]
+        if any(picture.num_views > 1 for picture in row.pictures):
+            parts += [f"  image {number}: {picture.text}" for number, picture in enumerate(row.pictures, 1)]
+        parts.append("")
     if found.shown:
         cut = "cut off" if coloured else "cut off by max_length"
         parts.append(

@@ -19,6 +19,7 @@ from llavakit.train.inspect import (
     render_terminal,
     shown_rows,
 )
+from llavakit.train.inspect.findings import ShownPicture
 from llavakit.train.inspect.terminal import terminal_parts
 
 from .inspected_rows import EXPECTED, inspected, said, talk
@@ -137,8 +138,9 @@ def test_the_picture_is_what_the_vision_encoder_gets(processor: LlavaProcessor, 
         processor.image_processor, processor.tokenizer, patch_size=14, chat_template="plain", image_aspect_ratio=aspect
     )
     (tmp_path / "rows.json").write_text(json.dumps([talk("a", "wide.png", "what", "a cat")]))
-    (address,) = inspected(tmp_path / "rows.json", reader).shown[0].thumbnails
-    seen = Image.open(io.BytesIO(base64.b64decode(address.removeprefix("data:image/png;base64,"))))
+    (picture,) = inspected(tmp_path / "rows.json", reader).shown[0].pictures
+    assert picture.text == "120 x 40 pixels: 1 view, 4 tokens"
+    seen = opened(picture)
     assert seen.size == (28, 28)
     colours = [seen.getpixel(place) for place in ((2, 14), (14, 14), (25, 14), (14, 1))]
     if aspect == "crop":
@@ -149,10 +151,50 @@ def test_the_picture_is_what_the_vision_encoder_gets(processor: LlavaProcessor, 
         assert np.abs(np.array(colours[3]) - mean).max() <= 2
 
 
+def opened(picture: ShownPicture) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(picture.address.removeprefix("data:image/png;base64,"))))
+
+
+@pytest.mark.parametrize(("layout", "overview"), [("anyres", 0), ("tiles", 3)])
+def test_a_picture_in_tiles_is_shown_whole(
+    processor: LlavaProcessor, tmp_path: Path, layout: str, overview: int
+) -> None:
+    """Each tile where it lies, and the overview beside them."""
+    pixels = np.zeros((56, 84, 3), dtype=np.uint8)
+    pixels[:, :28, 0], pixels[:, 28:56, 1], pixels[:, 56:, 2] = 255, 255, 255
+    pixels[28:] //= 2
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    options = {"candidates": [[56, 84]]} if layout == "anyres" else {"max_tiles": 6}
+    reader = LlavaProcessor(
+        processor.image_processor,
+        processor.tokenizer,
+        14,
+        chat_template="plain",
+        image_aspect_ratio=layout,
+        image_layout_options=options,
+    )
+    (tmp_path / "rows.json").write_text(json.dumps([talk("a", "wide.png", "what", "a cat")]))
+    found = inspected(tmp_path / "rows.json", reader)
+    (picture,) = found.shown[0].pictures
+    tokens = next(token.count for token in found.shown[0].tokens if token.kind == "image")
+    assert tokens == picture.num_tokens == (4 + 24 + 4 if layout == "anyres" else 28)
+    assert picture.text == f"84 x 56 pixels: 2 x 3 tiles and an overview: 7 views, {tokens} tokens"
+    seen = opened(picture)
+    assert seen.size == (4 * 28 + 3, 2 * 28 + 1)
+    columns = [number for number in range(4) if number != overview]
+    for row, level in enumerate((255, 127)):
+        for colour, column in enumerate(columns):
+            shown = seen.getpixel((column * 29 + 14, row * 29 + 14))
+            assert shown[colour] == pytest.approx(level, abs=3) and sum(shown) == pytest.approx(level, abs=9)
+    assert [max(range(3), key=seen.getpixel((overview * 29 + x, 4)).__getitem__) for x in (3, 14, 24)] == [0, 1, 2]
+    assert f"  image 1: {picture.text}" in render_terminal(found) and "4 a view" in render_terminal(found)
+    assert picture.text in Page(render_page(found)).text
+
+
 def test_a_row_with_many_pictures_shows_the_first(processor: LlavaProcessor, tmp_path: Path, photo: str):
     rows = [talk("many", [photo] * 6, "what", "a cat", first="<image>" * 6)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     found = inspected(tmp_path / "rows.json", processor)
     assert [token.count for token in found.shown[0].tokens if token.kind == "image"] == [4] * 6
     page = Page(render_page(found))
-    assert len(page.pictures) == shown_rows.THUMBNAILS == 4 and "and 2 more" in page.text
+    assert len(page.pictures) == shown_rows.PICTURES == 4 and "and 2 more" in page.text

@@ -1,0 +1,56 @@
+"""Pictures as the vision encoder gets them."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ...processing import LlavaProcessor
+from ...reports.image_cuts import ImageCut
+from ...rows.images import encoded_uri
+from .findings import ShownPicture
+
+GAP = 0.05  # between views that are shown together, as a share of a view's width
+BETWEEN = (255, 255, 255)
+
+
+def shown_picture(image: Image.Image, processor: LlavaProcessor) -> ShownPicture:
+    """An image as the vision encoder gets it: cropped, padded or cut, resized, its normalisation undone."""
+    cut = ImageCut.of(processor, *image.size)
+    views = views_as_seen(image, processor)
+    sheet = views[0] if len(views) == 1 else _sheet(views, cut)
+    address = encoded_uri(sheet, "PNG" if max(views[0].size) <= 64 else "JPEG", 85)
+    text = f"{image.size[0]} x {image.size[1]} pixels: {cut.words}"
+    return ShownPicture(address, text, cut.num_views, cut.num_tokens)
+
+
+def views_as_seen(image: Image.Image, processor: LlavaProcessor) -> list[Image.Image]:
+    """Each view of an image, its normalisation undone."""
+    settings: Any = processor.image_processor
+    pixels = processor.process_images([image])["pixel_values"].float()  # (views, 3, height, width)
+    if settings.do_normalize:
+        mean, deviation = (torch.tensor(value).view(-1, 1, 1) for value in (settings.image_mean, settings.image_std))
+        pixels = pixels * deviation + mean
+    if settings.do_rescale:
+        pixels = pixels / settings.rescale_factor
+    return [Image.fromarray(view.permute(1, 2, 0).numpy()) for view in pixels.round().clamp(0, 255).byte()]
+
+
+def _sheet(views: list[Image.Image], cut: ImageCut) -> Image.Image:
+    """Views side by side as they lie in the picture; one that shows it once more stands before or after, as it comes."""
+    width, height = views[0].size
+    gap, columns = max(1, round(GAP * width)), cut.columns
+    before = len(views) - cut.rows * columns if cut.overview_first else 0
+    after = len(views) - cut.rows * columns - before
+    size = ((before + columns + after) * (width + gap) - gap, cut.rows * (height + gap) - gap)
+    sheet = Image.new("RGB", size, BETWEEN)
+    for number, view in enumerate(views):
+        row, column = divmod(number - before, columns)
+        if number < before:
+            row, column = 0, number
+        elif row < cut.rows:
+            column += before
+        else:
+            row, column = 0, before + columns + column
+        sheet.paste(view, (column * (width + gap), row * (height + gap)))
+    return sheet
