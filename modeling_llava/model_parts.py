@@ -25,10 +25,13 @@ class Stage:
     learns: tuple[str, ...]
 
 
-# arXiv:2304.08485, section 4.2. The vision encoder stays frozen in both.
+# "align" and "instruct" are the two of arXiv:2304.08485, section 4.2: the vision tower stays frozen. It learns in those
+# of InternVL (arXiv:2412.05271, section 3.3): its stage 1 is "align", 1.5 is "align_vision", and 2 is "joint".
 STAGES: dict[str, Stage] = {
     "align": Stage("1, feature alignment", learns=("connector",)),
+    "align_vision": Stage("1.5, feature alignment by the vision tower too", learns=("vision tower", "connector")),
     "instruct": Stage("2, instruction tuning", learns=("connector", "language model")),
+    "joint": Stage("2, instruction tuning of all parts", learns=("vision tower", "connector", "language model")),
 }
 
 

@@ -65,7 +65,7 @@ class LlavaPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """Load as any transformers model; `stage="align"` or `"instruct"` also freezes what the stage freezes.
+        """Load as any transformers model; `stage`, a key of `STAGES`, also freezes what the stage freezes.
 
         `stage` works through the Auto classes too, hence through `trl sft --model_init_kwargs '{"stage": "align"}'`.
         """
@@ -100,8 +100,8 @@ class LlavaPreTrainedModel(PreTrainedModel):
         after `model.train()`.
 
         Args:
-            stage: A key of `STAGES`: `"align"` (the connector alone), `"instruct"` (connector and language model); or
-                `None` (everything, the vision tower too).
+            stage: A key of `STAGES`: `"align"` (the connector alone), `"instruct"` (connector and language model), ...; or
+                `None` (everything).
 
         Raises:
             ValueError: if there is no such stage.

@@ -5,35 +5,28 @@ from typing import Any
 
 from torch import nn
 
-from ..modeling_llava.model_parts import part_of
+from .learning_rates import rated_parameters
 from .precision import check_learning_weights
-from .sft_config import LlavaSFTConfig
+from .sft_config import RATES_OF_PARTS, LlavaSFTConfig
 
 
 def parameter_groups(model: nn.Module, args: LlavaSFTConfig, decayed: set[str]) -> list[dict[str, Any]]:
-    """The parameters that learn, the connector's last, with `args.connector_learning_rate`.
+    """The parameters that learn, in groups of one rate and one weight decay, each with its `name`.
 
     Args:
         model: With `requires_grad` set.
-        args: Learning rate of the connector, and weight decay.
+        args: The learning rates, and the weight decay.
         decayed: Names of the parameters under weight decay.
     """
-    groups = []
-    for is_connector in (False, True):
-        for is_decayed in (True, False):
-            parameters = [
-                parameter
-                for name, parameter in model.named_parameters()
-                if parameter.requires_grad
-                and (part_of(name) == "connector") == is_connector
-                and (name in decayed) == is_decayed
-            ]
-            group: dict[str, Any] = {"params": parameters, "weight_decay": args.weight_decay if is_decayed else 0.0}
-            if is_connector:
-                group["lr"] = args.connector_learning_rate
-            if parameters:
-                groups.append(group)
-    return groups
+    parameters = dict(model.named_parameters())
+    groups: dict[str, dict[str, Any]] = {}
+    for rated in rated_parameters(model, args):
+        is_decayed = rated.name in decayed
+        name = rated.group if is_decayed else f"{rated.group}, no weight decay"
+        settings = {"lr": rated.learning_rate, "weight_decay": args.weight_decay if is_decayed else 0.0}
+        group = groups.setdefault(name, {"name": name, "params": [], **settings})
+        group["params"].append(parameters[rated.name])
+    return list(groups.values())
 
 
 def check_optimization(model: nn.Module, args: LlavaSFTConfig, trainer_kwargs: Mapping[str, Any]) -> None:
@@ -53,9 +46,10 @@ def check_optimization(model: nn.Module, args: LlavaSFTConfig, trainer_kwargs: M
             f"model_init_kwargs says stage {init_stage!r}, and stage is {args.stage!r}: --stage alone decides here."
         )
     own_optimizer = trainer_kwargs.get("optimizer_cls_and_kwargs") or any(trainer_kwargs.get("optimizers") or ())
-    if args.connector_learning_rate is not None and (own_optimizer or args.optim_target_modules is not None):
+    given = [name for name in RATES_OF_PARTS if getattr(args, name) is not None]
+    if given and (own_optimizer or args.optim_target_modules is not None):
         raise ValueError(
-            f"connector_learning_rate={args.connector_learning_rate:g} needs parameter groups of its own, which an optimizer "
+            f"{given[0]}={getattr(args, given[0]):g} needs parameter groups of its own, which an optimizer "
             "passed in and optim_target_modules do not get; set the rate in that optimizer's groups."
         )
     if trainer_kwargs.get("peft_config") is None:

@@ -146,8 +146,10 @@ def train_and_save(
 
 
 def _next_step(stage: str, folder: str) -> str:
-    if stage == "align":
-        return f"Next, stage 2: llavakit sft --stage instruct --model_name_or_path {folder} --dataset_name ROWS ..."
+    following = {"align": "instruct", "align_vision": "joint"}
+    if stage in following:
+        then = f"--stage {following[stage]} --model_name_or_path {folder} --dataset_name ROWS ..."
+        return f"Next, stage 2: llavakit sft {then}"
     return f"Ask it about a picture: llavakit chat {folder} --image PICTURE"
 
 

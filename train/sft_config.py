@@ -15,6 +15,11 @@ from .precision import bfloat16_is_fast, has_accelerator
 # What a launcher (torch's, accelerate's, MPI's) sets where several processes train together
 _SEVERAL_PROCESSES = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
+_STAGES_HELP = "; ".join(f"{name}: {', '.join(stage.learns)}" for name, stage in STAGES.items())
+
+# Settings by which a part, or a layer of it, learns at a rate of its own
+RATES_OF_PARTS = ("connector_learning_rate", "vision_learning_rate", "vision_layer_decay")
+
 
 @dataclass
 class LlavaSFTConfig(SFTConfig):
@@ -26,8 +31,12 @@ class LlavaSFTConfig(SFTConfig):
 
     Args:
         stage: "align" trains the connector alone (stage 1, feature alignment); "instruct" trains the connector and the
-            language model (stage 2, instruction tuning). The vision tower is frozen in both (arXiv:2304.08485, 4.2).
-        connector_learning_rate: Learning rate of the connector in stage "instruct". Default: `learning_rate`.
+            language model (stage 2, instruction tuning). The vision tower is frozen in both (arXiv:2304.08485, 4.2). It
+            learns with the connector in "align_vision", and with all else in "joint" (InternVL, arXiv:2412.05271).
+        connector_learning_rate: Learning rate of the connector where other parts learn. Default: `learning_rate`.
+        vision_learning_rate: Learning rate of the vision tower where it learns. Default: `learning_rate`.
+        vision_layer_decay: How much slower each layer of the vision tower learns than the one after it, as a factor: layer
+            i of n learns at the tower's rate times `vision_layer_decay ** (n - 1 - i)`. Default: all alike.
         chat_template: Train with this template (a shipped name, a `.jinja` file, or Jinja text) in place of the processor's
             own, which the checkpoint keeps. Stage 1 of LLaVA-1.5 uses "plain".
         group_by_modality_length: Make batches of one modality and of similar length (LLaVA-1.5). Not for streaming.
@@ -35,21 +44,28 @@ class LlavaSFTConfig(SFTConfig):
             reports how many and which.
 
     Raises:
-        ValueError: An unknown `stage` or `on_bad_row`; a `connector_learning_rate` in stage "align", where
-            `learning_rate` is the connector's already; or a setting that is refused.
+        ValueError: An unknown `stage` or `on_bad_row`; a rate of a part that is all that learns, or is frozen; or a
+            setting that is refused.
     """
 
     stage: str = field(
         default="instruct",
         metadata={
-            "help": "'align' trains the connector alone (stage 1), 'instruct' the connector and the language model "
-            "(stage 2). The vision tower is frozen in both.",
+            "help": f"What learns. {_STAGES_HELP}.",
             "choices": list(STAGES),
         },
     )
     connector_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Learning rate of the connector in stage 'instruct'. Default: --learning_rate."},
+        metadata={"help": "Learning rate of the connector where other parts learn. Default: --learning_rate."},
+    )
+    vision_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the vision tower where it learns. Default: --learning_rate."},
+    )
+    vision_layer_decay: float | None = field(
+        default=None,
+        metadata={"help": "Factor by which each layer of the vision tower learns slower than the next. Default: 1."},
     )
     chat_template: str | None = field(
         default=None,
@@ -96,10 +112,26 @@ class LlavaSFTConfig(SFTConfig):
         if self.stage not in STAGES:
             raise ValueError(f"stage={self.stage!r} is unknown; choose one of {tuple(STAGES)}.")
         check_choice(self.on_bad_row, ON_BAD_ROW, "on_bad_row")
-        if self.stage == "align" and self.connector_learning_rate is not None:
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        """Refuse rates that nothing would learn at."""
+        learns = STAGES[self.stage].learns
+        if self.connector_learning_rate is not None and learns == ("connector",):
             raise ValueError(
-                f"connector_learning_rate={self.connector_learning_rate} in stage 'align', where the connector is all that "
-                "learns: set learning_rate instead."
+                f"connector_learning_rate={self.connector_learning_rate} in stage {self.stage!r}, where the connector is all "
+                "that learns: set learning_rate instead."
+            )
+        for name in ("vision_learning_rate", "vision_layer_decay"):
+            if getattr(self, name) is not None and "vision tower" not in learns:
+                stages = " or ".join(repr(key) for key, stage in STAGES.items() if "vision tower" in stage.learns)
+                raise ValueError(
+                    f"{name}={getattr(self, name)} in stage {self.stage!r}, where the vision tower is frozen: it learns in "
+                    f"stage {stages}."
+                )
+        if self.vision_layer_decay is not None and not 0 < self.vision_layer_decay <= 1:
+            raise ValueError(
+                f"vision_layer_decay={self.vision_layer_decay}: give a factor above 0 and up to 1, such as 0.9."
             )
 
     def _settle_device(self) -> None:

@@ -25,12 +25,13 @@ from ..checkpoints.stop_tokens import add_stop_tokens
 from .agreement import check_agreement
 from .batching import IGNORE_INDEX
 from .collator import LlavaCollator
+from .learning_rates import logged_rates, rated_parameters
 from .optimization import check_optimization, parameter_groups
 from .resuming import check_stage
 from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples
 from .sampling import ModalityLengthSampler
-from .sft_config import LlavaSFTConfig
-from .stages import log_parts
+from .sft_config import RATES_OF_PARTS, LlavaSFTConfig
+from .stages import enter_stage, log_parts
 from .training_rows import collator_of, prepare_rows
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class LlavaSFTTrainer(SFTTrainer):
       (`LlavaCollator`).
     - Checkpoints of stage "align" hold the connector and what resuming needs, not the frozen towers; `save_model`
       writes the whole model. Every checkpoint is written beside its place and renamed into it.
-    - `supervised_token_rate` is logged next to the loss, and `connector_learning_rate` where it differs.
+    - `supervised_token_rate` is logged next to the loss, and the learning rate of each part where they differ.
 
     Args:
         model: A `LlavaForConditionalGeneration`, or the path or Hub id of one.
@@ -95,7 +96,7 @@ class LlavaSFTTrainer(SFTTrainer):
         if isinstance(model, str):
             hub_kwargs = {key: value for key, value in dict(model_init_kwargs or {}).items() if key in HUB_KWARGS}  # type: ignore[arg-type]
             llava = _load_model(model, args)
-        llava.set_stage(args.stage)
+        enter_stage(llava, args.stage)
         check_optimization(llava, args, kwargs)
         if isinstance(model, str):
             args.model_init_kwargs = None  # used by now; trl would say that they are ignored
@@ -161,15 +162,13 @@ class LlavaSFTTrainer(SFTTrainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        if self.optimizer is None and self.args.connector_learning_rate is not None:
+        if self.optimizer is None and any(getattr(self.args, name) is not None for name in RATES_OF_PARTS):
             groups = parameter_groups(self.model, self.args, set(self.get_decay_parameter_names(self.model)))
             optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(groups, **optimizer_kwargs)
         optimizer = super().create_optimizer(*args, **kwargs)
-        connector_rate = self.args.connector_learning_rate or self.args.learning_rate
-        rates = {"vision tower": 0.0, "connector": connector_rate, "language model": self.args.learning_rate}
         if self.is_world_process_zero():
-            log_parts(self.model, self.args.stage, rates)
+            log_parts(self.model, self.args.stage, rated_parameters(self.model, self.args))
         return optimizer
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
@@ -259,10 +258,8 @@ class LlavaSFTTrainer(SFTTrainer):
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "learning_rate" in logs and self.args.connector_learning_rate is not None and self.lr_scheduler is not None:
-            # The scheduler lists a rate per group; the connector's groups come last
-            rates = self.lr_scheduler.get_last_lr()
-            logs["learning_rate"], logs["connector_learning_rate"] = float(rates[0]), float(rates[-1])
+        if "learning_rate" in logs and self.optimizer is not None and self.lr_scheduler is not None:
+            logs |= logged_rates(self.optimizer, self.lr_scheduler.get_last_lr())
         super().log(logs, start_time)
 
     # ---- checkpoints ----
@@ -373,7 +370,7 @@ class LlavaSFTTrainer(SFTTrainer):
             "max_steps": args.max_steps if args.max_steps > 0 else None,
             "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "learning_rate": args.learning_rate,
-            "connector_learning_rate": args.connector_learning_rate,
+            **{name: getattr(args, name) for name in RATES_OF_PARTS},
             "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
             "warmup": args.warmup_steps,
             "weight_decay": args.weight_decay,

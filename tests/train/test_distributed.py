@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llavakit.modeling_llava.model_parts import STAGES, part_of
 from llavakit.train import sft
 
 from ..cpu_training import CPU_FLAGS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["align", "instruct"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_text_only_batches_in_two_processes(tiny_llava: str, rows_file: Path, tmp_path: Path, stage: str):
     rows = json.loads(rows_file.read_text())
     for number in (0, 3, 4, 9):  # some steps have an image in one process and none in the other
@@ -36,7 +37,8 @@ def test_text_only_batches_in_two_processes(tiny_llava: str, rows_file: Path, tm
     command += ["--ddp_backend", "gloo", "--model_name_or_path", tiny_llava, "--dataset_name"]
     command += [str(rows_file), "--stage", stage, "--output_dir", str(tmp_path / "out"), "--num_train_epochs", "2"]
     command += ["--per_device_train_batch_size", "1", "--learning_rate", "1e-3", "--save_strategy", "steps"]
-    command += ["--save_steps", "4", *CPU_FLAGS, "--logging_steps", "1"]
+    # Each process waits for a gradient of whatever learns
+    command += ["--save_steps", "4", *CPU_FLAGS, "--logging_steps", "1", "--ddp_find_unused_parameters", "false"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-4000:]
     names = sorted(folder.name for folder in (tmp_path / "out").glob("checkpoint-*"))
@@ -52,6 +54,4 @@ def test_text_only_batches_in_two_processes(tiny_llava: str, rows_file: Path, tm
         load_file(tmp_path / "out" / "model.safetensors"),
     )
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert any("multi_modal_projector" in name for name in moved)
-    assert any("language_model" in name for name in moved) == (stage == "instruct")
-    assert not any("vision_tower" in name for name in moved)
+    assert {part_of(name) for name in moved} == set(STAGES[stage].learns)

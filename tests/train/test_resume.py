@@ -21,6 +21,7 @@ from ..cpu_training import CPU_FLAGS
 # What else than the stages has to come back: arguments of `build_llava`, a line an architecture
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "anyres": {"image_aspect_ratio": "anyres", "projector_type": "mlp2x_gelu"},
+    "internvl": {"image_aspect_ratio": "tiles", "projector_type": "pixel_shuffle_mlp"},
 }
 
 
@@ -32,6 +33,8 @@ def start(model: str, rows: Path, output_dir: Path, stage: str, log: Path, steps
     command += [*CPU_FLAGS, "--num_processes", "1"]
     if stage == "instruct":
         command += ["--group_by_modality_length", "true"]
+    if stage == "joint":  # its optimizer has groups of its own
+        command += ["--vision_learning_rate", "1e-4", "--vision_layer_decay", "0.9"]
     # A session of its own, so that the launcher and the training process die together
     return subprocess.Popen(command, stdout=log.open("a"), stderr=subprocess.STDOUT, start_new_session=True)
 
@@ -68,7 +71,7 @@ def check_killed_and_resumed(model: str, rows: Path, folder: Path, stage: str, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["align", "instruct"])
+@pytest.mark.parametrize("stage", ["align", "instruct", "joint"])
 def test_killed_and_resumed_is_bit_identical(tiny_llava: str, rows_file: Path, tmp_path: Path, stage: str):
     check_killed_and_resumed(tiny_llava, rows_file, tmp_path, stage, steps=40, kills=5)
 
