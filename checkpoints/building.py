@@ -31,6 +31,7 @@ def build_llava(
     chat_template: str | None = "vicuna_v1",
     image_aspect_ratio: str = "crop",
     image_layout_options: dict[str, Any] | None = None,
+    box_format: str = "llava",
     vision_revision: str | None = None,
     language_revision: str | None = None,
     trust_remote_code: bool = False,
@@ -45,6 +46,7 @@ def build_llava(
         image_aspect_ratio: Layout of images, a key of `IMAGE_LAYOUTS`: "crop" to a centred square (v1), "pad" to a square
             with the mean colour (v1.5), ...
         image_layout_options: Options of the layout, by the names of its fields.
+        box_format: How boxes and points stand in text, a key of `BOX_FORMATS`; the rows that it learns from say so.
         vision_revision: Git revision of `vision` on the Hub.
         language_revision: Git revision of `language` on the Hub.
         trust_remote_code: Allow backbones that ship their own code.
@@ -77,6 +79,7 @@ def build_llava(
         image_aspect_ratio=image_aspect_ratio,
         image_seq_length=model.config.image_seq_length,
         image_layout_options=image_layout_options,
+        box_format=box_format,
         **token_order(model.config),
     )
     add_stop_tokens(model, processor)

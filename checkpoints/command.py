@@ -7,6 +7,7 @@ from typing import Any
 
 from ..modeling_llava.connectors import CONNECTORS
 from ..modeling_llava.fusions import FUSIONS
+from ..processing.box_formats import BOX_FORMATS
 from ..processing.chat_templates import SHIPPED_TEMPLATES
 from ..processing.image_layouts import IMAGE_LAYOUTS
 
@@ -51,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="JSON",
             help=f"options of {of} as a JSON object ({listed or 'none yet'})",
         )
+    parser.add_argument(
+        "--box_format",
+        default="llava",
+        choices=list(BOX_FORMATS),
+        help="how boxes and points stand in the text that it learns from (default: %(default)s, as LLaVA-1.5's data)",
+    )
     parser.add_argument("--vision_feature_layer", type=int, nargs="+", default=[-2], help="hidden state(s) to read")
     parser.add_argument("--vision_feature_select_strategy", default="default", choices=("default", "full"))
     parser.add_argument("--dtype", default=None, help="of the weights; default: as the language model was saved")

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from ..endpoints.journal import Journal
+from ..endpoints.reasoning import split_reasoning
 from ..inference.engine import Answer, Engine, Question
 from ..rows.images import resolve_images
 from .judging.judged_task import JudgedTask
@@ -19,7 +20,7 @@ from .task import Example, Task
 
 PREDICTIONS = "predictions.jsonl"
 # What must not change when a run goes on
-SETTINGS = ("task", "model", "data", "limit", "text_only", "likeliest_choice", "max_new_tokens")
+SETTINGS = ("task", "model", "data", "limit", "text_only", "likeliest_choice", "max_new_tokens", "box_format")
 
 
 def run_task(
@@ -36,6 +37,7 @@ def run_task(
     retry_failed: bool = False,
     allow_partial: bool = False,
     model: str = "",
+    box_format: str | None = None,
 ) -> Result | None:
     """Ask a model a benchmark's questions and score its answers.
 
@@ -53,6 +55,8 @@ def run_task(
         retry_failed: Ask again where the generation failed.
         allow_partial: Go on though images are missing: those questions fail.
         model: What answers, for `run.json` and the report.
+        box_format: How boxes stand in the answers to a task that reads them, a key of `BOX_FORMATS`. Default: as the
+            engine's model has it; of a server, as LLaVA-1.5.
 
     Returns:
         The scores; None where they need a judge, or the benchmark's server.
@@ -61,6 +65,7 @@ def run_task(
         ValueError: The folder holds another run, questions or images are missing, the files are of another form, or
             nothing at all was answered.
     """
+    task = task if box_format is None else task.with_boxes(box_format)
     paths, folder = [Path(path) for path in data], Path(output_dir)
     examples = first_clusters(task, task.read(paths), limit)
     unasked = [example.id for example in examples if not example.prompt]
@@ -81,6 +86,7 @@ def run_task(
         "text_only": text_only,
         "likeliest_choice": likeliest_choice,
         "max_new_tokens": max_new_tokens or task.max_new_tokens,
+        "box_format": box_format,
     }
     _open_folder(folder, run)
     with Journal(folder, PREDICTIONS) as predictions:
@@ -90,11 +96,25 @@ def run_task(
             waiting = [example for example in waiting if example.id not in answers]
         questions = _questions(waiting, run, image_folder)
         progress = tqdm(engine.answer(questions), total=len(waiting), desc=task.name, unit="question")
-        _keep(progress, predictions, any(text is not None for text in answers.values()))
+        read = _with_boxes(engine, waiting) if task.reads_boxes and box_format is None else prediction_line
+        _keep(progress, predictions, any(text is not None for text in answers.values()), read)
     return finish(task, examples, folder, run, allow_partial)
 
 
-def _keep(answers: Iterable[Answer], predictions: Journal, answered: bool) -> None:
+def _with_boxes(engine: Engine, examples: Iterable[Example]) -> Callable[[Answer], dict[str, Any]]:
+    """Lines that also have the boxes of an answer, where the engine knows how its model writes them."""
+    sizes = {example.id: (example.meta["width"], example.meta["height"]) for example in examples}
+
+    def line(answer: Answer) -> dict[str, Any]:
+        boxes = None if answer.text is None else engine.boxes_in(split_reasoning(answer.text)[1], *sizes[answer.id])
+        return prediction_line(answer) if boxes is None else {**prediction_line(answer), "boxes": boxes}
+
+    return line
+
+
+def _keep(
+    answers: Iterable[Answer], predictions: Journal, answered: bool, line: Callable[[Answer], dict[str, Any]]
+) -> None:
     """Write answers as they come.
 
     A failure is written with the next answer. When none comes, it is no fault of the question: the model or the server is
@@ -108,11 +128,11 @@ def _keep(answers: Iterable[Answer], predictions: Journal, answered: bool) -> No
         if answer.error is not None:
             failed.append(answer)
             continue
-        predictions.write(map(prediction_line, [*failed, answer]))
+        predictions.write(map(line, [*failed, answer]))
         failed, answered = [], True
     if failed and not answered:
         raise ValueError(f"none of {len(failed):,} questions was answered, the last as: {failed[-1].error}")
-    predictions.write(map(prediction_line, failed))
+    predictions.write(map(line, failed))
 
 
 def finish(

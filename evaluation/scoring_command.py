@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..endpoints import flags
+from ..processing.box_formats import BOX_FORMATS
 from .reading.hub import local_paths
 
 
@@ -40,12 +41,22 @@ def _add_task_and_answers(parser: Any) -> None:
     )
 
 
+def _add_box_format(parser: Any) -> None:
+    parser.add_argument(
+        "--box_format",
+        default=None,
+        choices=list(BOX_FORMATS),
+        help="how boxes stand in the answers (default: as the checkpoint says that was asked, else llava)",
+    )
+
+
 def _add_score(steps: Any) -> None:
     score = steps.add_parser("score", help="scores of answers that somebody has written to a file")
     _add_task_and_answers(score)
     score.add_argument("-o", "--output", default=None, help="scores as a flat object: name to number (.json)")
     score.add_argument("--output_dir", default=None, help="folder for intervals, table and report as well")
     score.add_argument("--image_folder", default=None, help="where image paths start, for the report's pictures")
+    _add_box_format(score)
     score.add_argument("--allow-partial", action="store_true", help="score what is there when answers are missing")
     score.set_defaults(run=_score)
 
@@ -72,6 +83,7 @@ def _add_run(steps: Any) -> None:
     run.add_argument(
         "--likeliest_choice", action="store_true", help="take the likeliest choice where there are choices, not a text"
     )
+    _add_box_format(run)
     run.add_argument("--retry_failed", action="store_true", help="ask again where the generation failed")
     run.add_argument(
         "--allow-partial", action="store_true", help="go on though images are missing: those count as failed"
@@ -97,6 +109,7 @@ def _score(args: argparse.Namespace) -> int:
     from .tasks import find_task
 
     task = find_task(args.task)
+    task = task.with_boxes(args.box_format) if args.box_format else task
     annotations, answers = local_paths(args.annotations), list(map(Path, args.answers))
     examples = task.read(annotations)
     result = score(task, examples, task.read_answers(answers, examples), args.allow_partial)
@@ -128,6 +141,7 @@ def _run(args: argparse.Namespace) -> int:
         retry_failed=args.retry_failed,
         allow_partial=args.allow_partial,
         model=args.model,
+        box_format=args.box_format,
     )
     if result is None:
         judged = isinstance(task, JudgedTask) and task.needs_judge

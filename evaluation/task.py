@@ -75,6 +75,8 @@ class Task:
         id_fields: Where an answer's row has the example's id, the first that is there.
         text_fields: Where it has the answer.
         submission_suffix: Of the file that the benchmark's server takes.
+        reads_boxes: Whether answers hold boxes. Those of a checkpoint are read as they come, by its own convention, and
+            kept in pixels of the picture, of which `meta` has `width` and `height`.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Task:
     id_fields: Sequence[str] = ("question_id", "id")
     text_fields: Sequence[str] = ("text",)
     submission_suffix: str = ".json"
+    reads_boxes: bool = False
 
     # ---- reading ----
 
@@ -121,6 +124,14 @@ class Task:
     def answer_id(self, row: Mapping[str, Any]) -> str:
         """The id of the example that a row answers."""
         return answer_files.first_id(row, self.id_fields)
+
+    def with_boxes(self, box_format: str) -> "Task":
+        """The same task, for answers whose boxes stand there in that convention, a key of `BOX_FORMATS`.
+
+        Raises:
+            ValueError: Its answers hold no boxes, or there is no such convention.
+        """
+        raise ValueError(f"--box_format {box_format}: answers to {self.name} hold no boxes. Leave it out.")
 
     # ---- scoring ----
 

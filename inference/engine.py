@@ -85,6 +85,12 @@ class Engine(Protocol):
         """
         ...
 
+    def boxes_in(self, text: str, width: int, height: int) -> list[list[float]] | None:
+        """The boxes and points in an answer about a picture, in its pixels; None: it is not known how the model writes
+        them.
+        """
+        ...
+
 
 def text_block(text: str) -> dict[str, Any]:
     """A block of text of a message."""

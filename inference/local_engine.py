@@ -75,6 +75,10 @@ class LocalEngine:
         if seed is not None:
             torch.manual_seed(seed)
 
+    def boxes_in(self, text: str, width: int, height: int) -> list[list[float]] | None:
+        """See `Engine.boxes_in`."""
+        return self.processor.boxes_in(text, width, height)
+
     def answer(self, questions: Iterable[Question]) -> Iterator[Answer]:
         """See `Engine.answer`. A question comes back with an error if its images cannot be read, or it is too long."""
         questions = iter(questions)

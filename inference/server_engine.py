@@ -61,6 +61,10 @@ class ServerEngine:
         )
         self._client()  # a library that is missing shows here
 
+    def boxes_in(self, text: str, width: int, height: int) -> list[list[float]] | None:
+        """None: a server does not say how its model writes boxes."""
+        return None
+
     def answer(self, questions: Iterable[Question]) -> Iterator[Answer]:
         """See `Engine.answer`. A call that failed comes back with an error.
 

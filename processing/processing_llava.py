@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 from transformers import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
+from .box_formats import convention
 from .call_options import check_options
 from .chat_encoding import ChatEncoder, chat_encoder
 from .chat_templates import template_text
@@ -59,6 +60,8 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             every token is a patch.
         image_tokens_of (`str`, *optional*, defaults to `"view"`): `"image"` for a connector that makes its
             `image_seq_length` tokens of all views of an image together (`Connector.of_image`).
+        box_format (`str`, *optional*, defaults to `"llava"`): How boxes and points stand in text, a key of `BOX_FORMATS`:
+            which picture they count on, in which unit, and their form. See `box_text` and `boxes_in`.
 
     Raises:
         ValueError: If an argument has a value that is not known, or the tokenizer cannot be used.
@@ -81,6 +84,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         image_token_grid: Sequence[int] | None = None,
         image_tokens_of: str = "view",
         image_keep_rate: float = 1.0,
+        box_format: str = "llava",
     ):
         vision_feature_select_strategy = vision_feature_select_strategy or "default"
         if vision_feature_select_strategy not in ("default", "full"):
@@ -90,6 +94,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         if image_tokens_of not in ("view", "image"):
             raise ValueError(f"image_tokens_of={image_tokens_of!r}: use 'view' or 'image'.")
         layout = image_layout(image_aspect_ratio, image_layout_options)  # an unknown one is refused here
+        convention(box_format)
         if isinstance(chat_template, str):
             chat_template = template_text(chat_template)
         elif chat_template is None:
@@ -107,6 +112,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         self.image_token_grid = None if image_token_grid is None else list(image_token_grid)
         self.image_tokens_of = image_tokens_of
         self.image_keep_rate = image_keep_rate
+        self.box_format = box_format
 
         if image_token not in tokenizer.added_tokens_encoder:
             tokenizer.add_tokens([AddedToken(image_token, normalized=False, special=True)], special_tokens=True)

@@ -6,12 +6,18 @@ from collections.abc import Sequence
 # them and the evaluations know them word for word
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
+LOCATE = "Please provide the bounding box coordinate of the region this sentence describes: {text}."
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def short_answer(question: str) -> str:
     """The question with the prompt for a short answer below."""
     return f"{question}\n{SHORT_ANSWER}"
+
+
+def locate(expression: str) -> str:
+    """The question where the region is that words describe."""
+    return LOCATE.format(text=expression.strip().rstrip("."))
 
 
 def lettered(question: str, choices: Sequence[str]) -> str:

@@ -6,24 +6,27 @@ round. Which, is drawn (arXiv:2310.03744, appendix A): both in one conversation 
 
 import logging
 import os
-import pickle
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from ...processing.box_formats import BOX_FORMATS, write_box
+from ...processing.image_geometry import clipped
+from ...rows.answer_formats import locate
 from ...rows.bad_rows import BadAnnotation
 from ...rows.official_fields import field
+from ...rows.plain_pickle import read_plain_pickle
 from ..option_flags import option
 from .academic_rows import COCO_2017, Exchange, OfficialRows, Row, image_path, merged_rows, read_official
 
 logger = logging.getLogger(__name__)
 
 DIRECTIONS = ("both", "describe", "locate")
-BOXES = ("padded", "image")
+# Of the conventions for boxes those that need no checkpoint to be written
+BOXES = tuple(name for name, form in BOX_FORMATS.items() if form.box and form.of != "canvas")
 DESCRIBE = "Describe this region of the image in a few words: {box}"
-LOCATE = "Give the bounding box of the region that these words describe: {text}"
 MAX_EXCHANGES = 9  # LLaVA-1.5 keeps RefCOCO's conversations below ten
 
 Box = Sequence[float]
@@ -46,8 +49,8 @@ class RefCOCORows(OfficialRows):
     image_pattern: str = option("path of the image of an id", COCO_2017)
     direction: str = option('"both" draws it for each expression; "describe" and "locate" ask one way only', "both")
     boxes: str = option(
-        '"padded" measures boxes on the image padded to a square, as LLaVA-1.5 sees it; "image" on the image',
-        "padded",
+        f"how boxes stand in the text, the box_format of the checkpoint to be trained: {', '.join(BOXES)}",
+        "llava",
     )
     max_exchanges: int = option("longest conversation", MAX_EXCHANGES)
     seed: int = option("draws the directions", 0)
@@ -111,8 +114,8 @@ class VisualGenomeRows(OfficialRows):
     )
     direction: str = option('"both" draws it for each region; "describe" and "locate" ask one way only', "both")
     boxes: str = option(
-        '"padded" measures boxes on the image padded to a square, as LLaVA-1.5 sees it; "image" on the image',
-        "padded",
+        f"how boxes stand in the text, the box_format of the checkpoint to be trained: {', '.join(BOXES)}",
+        "llava",
     )
     seed: int = option("draws the regions and the directions", 0)
 
@@ -151,30 +154,20 @@ class VisualGenomeRows(OfficialRows):
         return merged_rows(exchanges(), "visual_genome")
 
 
-def box_text(bbox: Box, size: tuple[int, int], boxes: str = "padded") -> str | None:
-    """A box as LLaVA-1.5 writes it: `[left, top, right, bottom]`, shares with two decimals.
+def box_text(bbox: Box, size: tuple[int, int], boxes: str = "llava") -> str | None:
+    """A box as text.
 
     Args:
         bbox: [x, y, width, height] in pixels.
         size: Width and height of the image in pixels.
-        boxes: "padded": shares of the square that the image is padded to, centred; "image": shares of the image.
+        boxes: One of `BOXES`; see `BOX_FORMATS`.
 
     Returns:
         The text; None for a box without area inside the image.
     """
-    width, height = size
-    x, y, box_width, box_height = bbox
-    left, right = (min(max(side, 0), width) for side in (x, x + box_width))
-    top, bottom = (min(max(side, 0), height) for side in (y, y + box_height))
-    if left >= right or top >= bottom:
-        return None
-    if boxes == "padded":
-        side = max(width, height)
-        pad_x, pad_y = (side - width) // 2, (side - height) // 2
-        left, right, top, bottom = left + pad_x, right + pad_x, top + pad_y, bottom + pad_y
-        width = height = side
-    shares = (left / width, top / height, right / width, bottom / height)
-    return str([round(share, 2) for share in shares])
+    x, y, width, height = bbox
+    corners = clipped([x, y, x + width, y + height], *size)
+    return None if corners is None else write_box(corners, boxes, *size)
 
 
 class _Questions:
@@ -195,7 +188,7 @@ class _Questions:
         elif direction == "describe":
             yield DESCRIBE.format(box=box), text
         else:
-            yield LOCATE.format(text=text), box
+            yield locate(text), box
 
     def report(self) -> None:
         if self.left_out:
@@ -203,18 +196,7 @@ class _Questions:
 
 
 def _read_refs(path: str | os.PathLike) -> list[dict[str, Any]]:
-    with Path(path).open("rb") as file:
-        try:
-            references = _PlainUnpickler(file, encoding="utf-8").load()
-        except Exception as error:  # a damaged pickle raises errors of many kinds
-            raise ValueError(f"{path} is not RefCOCO's pickle of references ({error}).") from error
+    references = read_plain_pickle(path)
     if not isinstance(references, list) or not all(isinstance(each, dict) and "split" in each for each in references):
         raise ValueError(f"{path} is not RefCOCO's list of references. Name the official refs(...).p.")
     return references
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, dicts, strings and numbers, which is all the official files hold; a pickle can run any code else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and references hold plain values only")

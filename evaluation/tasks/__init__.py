@@ -10,6 +10,7 @@ from .mme import Mme
 from .mmhal import MMHal
 from .mmmu import MMMU
 from .pope import Pope
+from .refcoco import RefCOCO
 from .scienceqa import ScienceQA
 from .textvqa import TextVQA
 from .vizwiz import VizWiz
@@ -30,6 +31,7 @@ _ALL: tuple[Task, ...] = (
     HallusionBench(),
     MMHal(),
     COCOCaption(),
+    RefCOCO(),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}

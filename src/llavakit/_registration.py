@@ -18,7 +18,7 @@ ROOM = "llavakit.modeling_llava"
 # What the installed package adds to those classes
 ADDITIONS = "llavakit.checkpoints.additions"
 
-# Files that ship with the processor; they import transformers, but for those that only read pictures
+# Files that ship with the processor; they import transformers, but for those that only read pictures and boxes
 PROCESSING = "llavakit.processing."
 
 # Loaded with transformers itself, by others that only ask what is installed, or without transformers
@@ -28,6 +28,8 @@ LIGHT = (
     "transformers._typing",
     "llavakit.processing.image_files",
     "llavakit.processing.image_inputs",
+    "llavakit.processing.image_geometry",
+    "llavakit.processing.box_formats",
 )
 
 

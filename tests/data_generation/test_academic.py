@@ -218,8 +218,8 @@ def test_textcaps_draws_a_caption(write):
 def test_boxes_are_measured_on_the_padded_square():
     assert box_text([0, 0, 640, 480], (640, 480)) == "[0.0, 0.12, 1.0, 0.88]"  # 80 of 640 pixels above and below
     assert box_text([0, 0, 240, 640], (480, 640)) == "[0.12, 0.0, 0.5, 1.0]"
-    assert box_text([160, 120, 320, 240], (640, 480), "image") == "[0.25, 0.25, 0.75, 0.75]"
-    assert box_text([-10, -10, 1000, 1000], (640, 480), "image") == "[0.0, 0.0, 1.0, 1.0]"
+    assert box_text([160, 120, 320, 240], (640, 480), "picture") == "[0.25, 0.25, 0.75, 0.75]"
+    assert box_text([-10, -10, 1000, 1000], (640, 480), "picture") == "[0.0, 0.0, 1.0, 1.0]"
     assert box_text([640, 0, 10, 10], (640, 480)) is None and box_text([5, 5, 0, 9], (640, 480)) is None
 
 
@@ -263,8 +263,8 @@ def test_refcoco_asks_both_ways_and_never_twice_of_an_object(tmp_path: Path, wri
         numbers = [re.search(r"(?:man|person) (\d+)", question + answer)[1] for question, answer in exchanges(row)]
         assert len(set(numbers)) == len(numbers)
     assert convert("refcoco", refs, instances) == rows != convert("refcoco", refs, instances, seed=1)
-    only = convert("refcoco", refs, instances, split="testA", direction="locate", boxes="image")
-    assert [exchanges(row)[0][1] for row in only] == ["[0.0, 0.02, 0.31, 0.44]"] * 2
+    only = convert("refcoco", refs, instances, split="testA", direction="locate", boxes="picture")
+    assert [exchanges(row)[0][1] for row in only] == ["[0.0, 0.021, 0.312, 0.438]"] * 2
 
 
 def test_refcoco_names_what_is_wrong(tmp_path: Path, write):
@@ -279,7 +279,7 @@ def test_refcoco_names_what_is_wrong(tmp_path: Path, write):
         refs.write_bytes(pickle.dumps({"a": 1}))
         convert("refcoco", refs, instances)
     refs.write_bytes(b"\x80\x04nonsense")
-    with pytest.raises(ValueError, match="is not RefCOCO's pickle"):
+    with pytest.raises(ValueError, match="is no pickle of plain values"):
         convert("refcoco", refs, instances)
 
 

@@ -54,6 +54,48 @@ def pope_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def refcoco(tmp_path: Path) -> Path:
+    """Twelve objects on three pictures, two expressions each, in the official form."""
+    import pickle
+    import random
+
+    from PIL import Image
+
+    sizes, splits, draw = [(64, 48), (48, 64), (50, 50)], ("train", "val", "testA", "testB"), random.Random(0)
+    folder = tmp_path / "refcoco"
+    folder.mkdir()
+    images, objects, references = [], [], []
+    for number, (width, height) in enumerate(sizes):
+        name = f"COCO_train2014_{number:012d}.jpg"
+        Image.new("RGB", (width, height), (90, 80 * number, 120)).save(folder / name)
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+    for number in range(12):
+        width, height = sizes[number % 3]
+        across, down = draw.uniform(8, width / 2), draw.uniform(8, height / 2)
+        box = [draw.uniform(0, width - across), draw.uniform(0, height - down), across, down]
+        objects.append({"id": 100 + number, "image_id": number % 3, "category_id": 1, "bbox": box})
+        sentences = [
+            {"sent_id": 2 * number + each, "sent": f"cat {number}", "raw": f"Cat {number}.", "tokens": ["cat"]}
+            for each in range(2)
+        ]
+        references.append(
+            {
+                "ref_id": number,
+                "ann_id": 100 + number,
+                "image_id": number % 3,
+                "category_id": 1,
+                "split": splits[number % 4],
+                "file_name": f"COCO_train2014_{number % 3:012d}_{number}.jpg",
+                "sent_ids": [each["sent_id"] for each in sentences],
+                "sentences": sentences,
+            }
+        )
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(references, 2))
+    (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": objects, "categories": []}))
+    return folder
+
+
+@pytest.fixture
 def chat_server() -> Iterator[Callable[..., str]]:
     """Starts a server that answers each chat with what a function says to its last message, and gives its base URL."""
     with contextlib.ExitStack() as servers:
