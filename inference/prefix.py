@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..modeling_llava.cache_name import CACHE
+from ..modeling_llava.read_images import share_images
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Prefix:
     Attributes:
         ids: The tokens.
         images: The images among them, as in an `EncodedPrompt`.
-        cache: Keys and values of the tokens, of one sequence.
+        cache: Keys and values of the tokens, of one sequence, with what the model keeps of the images beside them.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -63,6 +64,7 @@ class Prefix:
         branched.layers = [copy.copy(layer) for layer in self.cache.layers]
         if count > 1:
             branched.batch_repeat_interleave(count)
+        share_images(self.cache, branched, count)
         return branched
 
 

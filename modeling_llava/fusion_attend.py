@@ -25,9 +25,7 @@ from .cross_attention import check_heads
 from .fusion_base import Fusion
 from .gated_attention import CONTEXT, BlockBeforeLayer, GatedCrossAttentionBlock, ImageContext
 from .image_tokens import check_image_tokens
-from .read_images import ReadImages
-
-ON_CACHE = "images_read"
+from .read_images import ON_CACHE, ReadImages
 
 
 class GatedAttentionFusion(Fusion):

@@ -4,10 +4,12 @@ Shapes as in `gated_attention`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 NOWHERE = torch.iinfo(torch.int64).max
+ON_CACHE = "images_read"  # attribute of a key-value cache: the images among the tokens that it holds
 
 
 class ReadImages:
@@ -53,7 +55,7 @@ class ReadImages:
         if len(self.places) != len(other.places):
             raise ValueError(
                 f"The cache holds {len(self.places)} rows of images, and goes on with {len(other.places)}: where keys and "
-                "values are repeated, repeat the images too (ReadImages.repeat)."
+                f"values are repeated, repeat the images too, cache.{ON_CACHE} = cache.{ON_CACHE}.repeat(times)."
             )
         if self.places.shape[1] == 0:
             return other
@@ -88,3 +90,9 @@ class ReadImages:
             index = last.unsqueeze(-1).expand(-1, -1, *self.features.shape[2:])
             return self.features.gather(1, index), sees
         return self.features, sees & (last == torch.arange(num_images, device=last.device))
+
+
+def share_images(cache: Any, copy: Any, times: int) -> None:
+    """Have a copy of a cache that repeats each row so many times know the images of its tokens, where the cache does."""
+    if (read := getattr(cache, ON_CACHE, None)) is not None:
+        setattr(copy, ON_CACHE, read.repeat(times))

@@ -18,15 +18,34 @@ WORDS = (
 
 @pytest.fixture(scope="session")
 def vivid_llava(tiny_llava: str) -> tuple[Any, Any]:
-    """A model and its processor. Untrained weights of the usual size give nearly the same answer to everything, so
-    they are made larger; and only tokens that are readable text are generated, so that texts can be compared."""
+    """A model whose answers differ, and its processor."""
     from llavakit.inference.chat import load_llava
 
-    model, processor = load_llava(tiny_llava)
+    return vivid(*load_llava(tiny_llava))
+
+
+@pytest.fixture(scope="session")
+def attending_llava(tiny_backbones: tuple[str, str]) -> tuple[Any, Any]:
+    """One whose text attends to its images."""
+    from transformers import set_seed
+
+    from llavakit.checkpoints.building import build_llava
+
+    set_seed(0)
+    options = {"num_latents": 4, "num_layers": 2, "num_heads": 4, "cross_attention_every": 1}
+    fields = {"projector_type": "perceiver", "projector_options": options, "image_fusion": "attend"}
+    return vivid(*build_llava(*tiny_backbones, chat_template="vicuna_v1", **fields))
+
+
+def vivid(model: Any, processor: Any) -> tuple[Any, Any]:
+    """Untrained weights of the usual size give nearly the same answer to everything, so they are made larger; and only
+    tokens that are readable text are generated, so that texts can be compared."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 2:
                 weight.mul_(20 if "multi_modal_projector" in name else 6)
+            elif name.endswith("_gate"):  # shut at first
+                weight.fill_(2.0)
     tokenizer = processor.tokenizer
     garbled = [token for token in range(len(tokenizer)) if not tokenizer.decode([token]).isprintable()]
     garbled += [token for token in range(len(tokenizer)) if "\ufffd" in tokenizer.decode([token])]
@@ -47,15 +66,29 @@ def vivid_llava(tiny_llava: str) -> tuple[Any, Any]:
 @pytest.fixture(scope="session")
 def with_template(vivid_llava: tuple[Any, Any]) -> Callable[..., tuple[Any, Any]]:
     """The model, and its processor with another chat template and padding side."""
-    from llavakit import LlavaProcessor
+    return templates_of(*vivid_llava)
 
-    model, processor = vivid_llava
+
+@pytest.fixture(scope="session")
+def attending_with_template(attending_llava: tuple[Any, Any]) -> Callable[..., tuple[Any, Any]]:
+    """The same of the one whose text attends to its images."""
+    return templates_of(*attending_llava)
+
+
+def templates_of(model: Any, processor: Any) -> Callable[..., tuple[Any, Any]]:
+    from llavakit import LlavaProcessor
 
     def make(template: str, padding_side: str = "right") -> tuple[Any, Any]:
         tokenizer = copy.deepcopy(processor.tokenizer)
         tokenizer.padding_side = padding_side
         return model, LlavaProcessor(
-            processor.image_processor, tokenizer, patch_size=processor.patch_size, chat_template=template
+            processor.image_processor,
+            tokenizer,
+            patch_size=processor.patch_size,
+            chat_template=template,
+            image_seq_length=processor.image_seq_length,
+            image_token_grid=processor.image_token_grid,
+            image_tokens_of=processor.image_tokens_of,
         )
 
     return make
