@@ -23,17 +23,29 @@ PAPERS = {
 MAX_LENGTHS = {"llava_next": 4096, "llava_onevision": 32768}  # 2048 in the others
 PLAIN = ("llava_v1.5_stage1_align", "llava_next_stage1_align")  # stage 1 with the template of that name
 BY_MODALITY = ("llava_v1.5_stage2_instruct", "llava_next_stage2_instruct", "llava_onevision_stage2_instruct")
+# stage, steps, learning rate and the least of it, steps of warmup, rows of a step, tokens of a row: arXiv:2308.12966 (table of
+# hyperparameters) and arXiv:2301.12597 (section 3.4)
+PAPERS_IN_STEPS = {
+    "qwen_vl_stage1_pretrain": ("align_vision", 50_000, 2e-4, 1e-6, 500, 30_720, 512),
+    "qwen_vl_stage2_multitask": ("joint", 19_000, 5e-5, 1e-5, 400, 4_096, 2_048),
+    "qwen_vl_stage3_instruct": ("instruct", 8_000, 1e-5, 1e-6, 3_000, 128, 2_048),
+    "blip_2_stage2_align": ("align", 80_000, 1e-4, 5e-5, 2_000, 1_920, 512),
+}
 DEVICES = 8
 
 
 def test_every_recipe_is_checked():
-    assert {path.stem for path in RECIPES.iterdir()} == set(PAPERS)
+    assert {path.stem for path in RECIPES.iterdir()} == PAPERS.keys() | PAPERS_IN_STEPS.keys()
+
+
+def parsed(name: str, output_dir: Path) -> tuple:
+    arguments = ["--config", str(RECIPES / f"{name}.yaml"), "--output_dir", str(output_dir), "--use_cpu"]
+    return make_parser().parse_args_and_config(arguments)  # refuses unknown keys
 
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_recipe_has_the_papers_values(name: str, tmp_path: Path):
-    arguments = ["--config", str(RECIPES / f"{name}.yaml"), "--output_dir", str(tmp_path), "--use_cpu"]
-    script, training, model = make_parser().parse_args_and_config(arguments)  # refuses unknown keys
+    script, training, model = parsed(name, tmp_path)
     stage, epochs, learning_rate, rows = PAPERS[name]
     assert training.stage == stage
     assert training.num_train_epochs == epochs
@@ -48,4 +60,19 @@ def test_recipe_has_the_papers_values(name: str, tmp_path: Path):
     )  # weights that learn; autocast computes in bf16
     assert training.chat_template == ("plain" if name in PLAIN else None)
     assert training.group_by_modality_length == (name in BY_MODALITY)
+    assert script.dataset_name and model.model_name_or_path
+
+
+@pytest.mark.parametrize("name", PAPERS_IN_STEPS)
+def test_recipe_in_steps_has_the_papers_values(name: str, tmp_path: Path):
+    script, training, model = parsed(name, tmp_path)
+    stage, steps, learning_rate, least, warmup, rows, tokens = PAPERS_IN_STEPS[name]
+    assert (training.stage, training.max_steps, training.learning_rate) == (stage, steps, learning_rate)
+    assert training.lr_scheduler_type == "cosine_with_min_lr" and training.lr_scheduler_kwargs == {"min_lr": least}
+    assert training.get_warmup_steps(steps) == warmup and training.max_length == tokens
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps * DEVICES == rows
+    assert training.optim == "adamw_torch" and training.weight_decay == 0.05 and training.adam_beta2 == 0.98
+    assert training.adam_epsilon == (1e-6 if "qwen" in name else 1e-8) and training.max_grad_norm == 1
+    assert training.vision_layer_decay == (0.95 if stage in ("align_vision", "joint") else None)
+    assert training.bf16 and model.dtype == "float32"
     assert script.dataset_name and model.model_name_or_path

@@ -22,6 +22,11 @@ from ..cpu_training import CPU_FLAGS
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "anyres": {"image_aspect_ratio": "anyres", "projector_type": "mlp2x_gelu"},
     "internvl": {"image_aspect_ratio": "tiles", "projector_type": "pixel_shuffle_mlp"},
+    "resampler": {"projector_type": "resampler", "projector_options": {"num_queries": 4, "num_heads": 3}},
+    "qformer": {  # its dropout would show a random state that did not come back
+        "projector_type": "qformer",
+        "projector_options": {"num_queries": 3, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16},
+    },
 }
 
 
