@@ -37,7 +37,7 @@ class TinyLlava:
     batch_size = 7  # what the comparison of attention kernels asks for; it would fill up with rows without images
     num_channels = 3
     image_size = 8
-    patch_size = 4
+    patch_size = 2 if SUBJECT == "pixel_shuffle_mlp" else 4  # four of its patches are a token
     num_image_tokens = 4
     num_text_tokens = 7
     seq_length = num_image_tokens + num_text_tokens

@@ -9,7 +9,7 @@ from llavakit.train.sft import make_parser
 RECIPES = Path(__file__).resolve().parents[2] / "examples" / "recipes"
 
 # stage, epochs, learning rate, rows of a step: arXiv:2304.08485 (appendix), arXiv:2310.03744 (hyperparameters), the code of
-# LLaVA-NeXT (scripts/train) and arXiv:2408.03326 (hyperparameters)
+# LLaVA-NeXT (scripts/train), arXiv:2408.03326 (hyperparameters), and the code of InternVL 2.5 (shell/internvl2.5)
 PAPERS = {
     "llava_v1_stage1_align": ("align", 1, 2e-3, 128),
     "llava_v1_stage2_instruct": ("instruct", 3, 2e-5, 32),
@@ -19,8 +19,20 @@ PAPERS = {
     "llava_next_stage1_align": ("align", 1, 1e-3, 256),
     "llava_next_stage2_instruct": ("instruct", 1, 1e-5, 128),
     "llava_onevision_stage2_instruct": ("instruct", 1, 1e-5, 256),
+    "internvl2.5_stage1_align": ("align", 1, 2e-4, 512),
+    "internvl2.5_stage1.5_align_vision": ("align_vision", 1, 1e-5, 1024),
+    "internvl2.5_stage2_joint": ("joint", 1, 4e-5, 512),
 }
-MAX_LENGTHS = {"llava_next": 4096, "llava_onevision": 32768}  # 2048 in the others
+MAX_LENGTHS = {"llava_next": 4096, "llava_onevision": 32768, "internvl2.5": 16384}  # 2048 in the others
+WEIGHT_DECAYS = {  # none in the others
+    "internvl2.5_stage1_align": 0.01,
+    "internvl2.5_stage1.5_align_vision": 0.05,
+    "internvl2.5_stage2_joint": 0.01,
+}
+WARMUPS = {
+    "internvl2.5_stage1_align": 100,
+    "internvl2.5_stage1.5_align_vision": 100,
+}  # steps of 1,000; 3% in the others
 PLAIN = ("llava_v1.5_stage1_align", "llava_next_stage1_align")  # stage 1 with the template of that name
 BY_MODALITY = ("llava_v1.5_stage2_instruct", "llava_next_stage2_instruct", "llava_onevision_stage2_instruct")
 # stage, steps, learning rate and the least of it, steps of warmup, rows of a step, tokens of a row: arXiv:2308.12966 (table of
@@ -51,8 +63,8 @@ def test_recipe_has_the_papers_values(name: str, tmp_path: Path):
     assert training.num_train_epochs == epochs
     assert training.learning_rate == learning_rate
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps * DEVICES == rows
-    assert training.optim == "adamw_torch" and training.weight_decay == 0
-    assert training.lr_scheduler_type == "cosine" and training.get_warmup_steps(1000) == 30
+    assert training.optim == "adamw_torch" and training.weight_decay == WEIGHT_DECAYS.get(name, 0)
+    assert training.lr_scheduler_type == "cosine" and training.get_warmup_steps(1000) == WARMUPS.get(name, 30)
     assert (
         training.max_length == MAX_LENGTHS.get(name.partition("_stage")[0], 2048)
         and training.bf16
