@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..reports.image_cuts import ImageCut
 from .picture import UploadedPicture
 from .session import ChatSession
 
@@ -54,6 +55,13 @@ class Conversation:
     def histories(self) -> list[Turns]:
         """The turns with each model."""
         return [session.history for session in self._sessions]
+
+    @property
+    def cuts(self) -> list[ImageCut]:
+        """What each model's processor makes of the picture; none without one."""
+        if self.picture is None:
+            return []
+        return [ImageCut.of(named.processor, *self.picture.image.size) for named in self.models]
 
     def show(self, picture: UploadedPicture | None) -> None:
         """Talk about another picture, or none: the conversation starts anew."""

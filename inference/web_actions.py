@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..reports.image_cuts import ImageCut
 from .conversation import Conversation, NamedModel, Turns
 from .feedback import Feedback, Rating
 from .picture import UploadLimits, read_picture
@@ -43,6 +44,7 @@ class Actions:
         return [
             kept,
             None if conversation.picture is None else conversation.picture.path,
+            shown_cuts([named.name for named in conversation.models], conversation.cuts),
             *shown(conversation.histories),
         ]
 
@@ -104,6 +106,16 @@ class Actions:
         ratings: dict[Any, Rating] = {True: "up", False: "down"}
         self.feedback.add(row, ratings.get(event.liked), conversation.picture)
         gr.Info("Kept.", duration=3)
+
+
+def shown_cuts(models: Sequence[str], cuts: Sequence[ImageCut]) -> str:
+    """How each model's picture is cut: HTML, a drawing and a line, one for all where it is alike."""
+    alike = len(set(cuts)) == 1
+    parts = []
+    for model, cut in zip(models, cuts[:1] if alike else cuts, strict=False):
+        name = "" if alike else f"<b>{escape(model)}</b><br>"
+        parts.append(f"<div class='cut'>{cut.drawing()}<span>{name}{escape(cut.words)}</span></div>")
+    return "".join(parts)
 
 
 def shown(histories: Sequence[Turns]) -> list[Any]:

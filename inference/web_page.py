@@ -14,6 +14,9 @@ from .web_actions import Actions
 
 STYLE = """
 .gradio-container { width: 100% !important; max-width: 1280px !important; margin: 0 auto !important; }
+.cut { display: flex; gap: 12px; align-items: center; font-size: 13px; margin: 2px 4px 8px; }
+.cut span { min-width: 0; overflow-wrap: anywhere; }
+.cut svg { flex: none; }
 .message-content { overflow-wrap: anywhere; white-space: pre-wrap; }
 """
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -30,6 +33,7 @@ class Controls:
     """What a visitor can see and use."""
 
     picture: gr.Image
+    cut: gr.HTML
     settings: list[gr.Slider]  # temperature, top p, longest answer
     chats: list[gr.Chatbot]
     question: gr.Textbox
@@ -58,6 +62,7 @@ def build_page(
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 picture = _picture()
+                cut = gr.HTML(elem_id="cut", padding=False)
                 with gr.Accordion("Settings", open=False):
                     sliders = _sliders(settings)
             with gr.Column(scale=5, min_width=300):
@@ -71,7 +76,7 @@ def build_page(
                     stop = gr.Button("Stop", interactive=False, min_width=64, elem_id="stop")
                     undo = gr.Button("Undo", min_width=64, elem_id="undo")
                     reset = gr.Button("Start over", min_width=104, elem_id="reset")
-        controls = Controls(picture, sliders, chats, question, ask, stop, undo, reset)
+        controls = Controls(picture, cut, sliders, chats, question, ask, stop, undo, reset)
         _connect(controls, Actions(models, feedback, limits))
     return page
 
@@ -116,7 +121,13 @@ def _connect(controls: Controls, actions: Actions) -> None:
     picture, question, chats = controls.picture, controls.question, controls.chats
     # In the order in which they happen: a picture that was taken away must not be brought back
     in_order: dict[str, Any] = {**RAW, "concurrency_id": "picture", "concurrency_limit": 1}
-    gr.on([picture.upload, picture.clear], actions.show, [kept, picture], [kept, picture, *chats], **in_order)
+    gr.on(
+        [picture.upload, picture.clear],
+        actions.show,
+        [kept, picture],
+        [kept, picture, controls.cut, *chats],
+        **in_order,
+    )
     picture.change(actions.restore, [kept, picture], picture, **in_order)
 
     locked = [question, controls.ask, controls.undo, controls.reset]

@@ -276,6 +276,7 @@ def said_alone(checkpoint: str, photo: Path, questions: list[str]) -> list[str]:
 def test_a_talk_with_two_models(page: Page, served: WebServer, two_checkpoints: list[str], photo: Path):
     page.upload(photo)
     page.wait(page.picture)
+    page.wait(lambda: page.one("#cut").text == "1 view, 4 tokens" and page.all("#cut svg"))
     page.browser.execute_script(RECORD)
     questions = ["what is in the picture", "is <image> a <b>tag</b>, *or* text?"]
     for number, question in enumerate(questions):
