@@ -17,8 +17,8 @@ PAPERS = {
     "llava_v1.5_stage1_align": ("align", 1, 1e-3, 256),
     "llava_v1.5_stage2_instruct": ("instruct", 1, 2e-5, 128),
     "llava_next_stage1_align": ("align", 1, 1e-3, 256),
-    "llava_next_stage2_instruct": ("instruct", 1, 1e-5, 128),
-    "llava_onevision_stage2_instruct": ("instruct", 1, 1e-5, 256),
+    "llava_next_stage2_joint": ("joint", 1, 1e-5, 128),
+    "llava_onevision_stage2_joint": ("joint", 1, 1e-5, 256),
     "internvl2.5_stage1_align": ("align", 1, 2e-4, 512),
     "internvl2.5_stage1.5_align_vision": ("align_vision", 1, 1e-5, 1024),
     "internvl2.5_stage2_joint": ("joint", 1, 4e-5, 512),
@@ -33,8 +33,9 @@ WARMUPS = {
     "internvl2.5_stage1_align": 100,
     "internvl2.5_stage1.5_align_vision": 100,
 }  # steps of 1,000; 3% in the others
+VISION_RATES = {"llava_next_stage2_joint": 2e-6, "llava_onevision_stage2_joint": 2e-6}  # that of all in the others
 PLAIN = ("llava_v1.5_stage1_align", "llava_next_stage1_align")  # stage 1 with the template of that name
-BY_MODALITY = ("llava_v1.5_stage2_instruct", "llava_next_stage2_instruct", "llava_onevision_stage2_instruct")
+BY_MODALITY = ("llava_v1.5_stage2_instruct", "llava_next_stage2_joint", "llava_onevision_stage2_joint")
 # stage, steps, learning rate and the least of it, steps of warmup, rows of a step, tokens of a row: arXiv:2308.12966 (table of
 # hyperparameters) and arXiv:2301.12597 (section 3.4)
 PAPERS_IN_STEPS = {
@@ -62,6 +63,7 @@ def test_recipe_has_the_papers_values(name: str, tmp_path: Path):
     assert training.stage == stage
     assert training.num_train_epochs == epochs
     assert training.learning_rate == learning_rate
+    assert training.vision_learning_rate == VISION_RATES.get(name)
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps * DEVICES == rows
     assert training.optim == "adamw_torch" and training.weight_decay == WEIGHT_DECAYS.get(name, 0)
     assert training.lr_scheduler_type == "cosine" and training.get_warmup_steps(1000) == WARMUPS.get(name, 30)
