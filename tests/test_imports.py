@@ -1,18 +1,26 @@
 """What an import brings with it: names load lazily, the Auto classes know the model all the same, old names still import.
 
-Each case is a process of its own, since an import happens once in a process.
+Each case is a process of its own, since an import happens once in a process. Where what matters is the order in which
+llavakit and transformers are imported, it is forked from one that has imported what both stand on.
 """
 
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from llavakit._renamed import RENAMED
 from llavakit.cli import VERBS
 
+from .warm_python import WarmPython
+
 HEAVY = ("torch", "transformers", "trl", "datasets")
+
+# What transformers, trl and llavakit import and are not imported by
+BELOW = ["torch", "torch.distributed.tensor", "torch._dynamo", "torch.export", "scipy.stats", "pandas", "datasets"]
+BELOW += ["accelerate", "tokenizers", "safetensors.torch", "huggingface_hub"]
 
 STEPS = (
     "contexts prompts estimate generate filter dedup-images alignment simple scienceqa view academic balance mix card"
@@ -34,6 +42,20 @@ def run(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def run_above() -> Iterator[Callable[[str], None]]:
+    """Runs code in a process that has imported `BELOW` and nothing else."""
+    with WarmPython(BELOW) as python:
+        above = {"transformers", "trl", "peft", "llavakit"}
+        assert python.run(["-c", f"import sys; assert not {above} & {{*sys.modules}}"]).returncode == 0
+
+        def run(code: str) -> None:
+            done = python.run(["-c", code])
+            assert done.returncode == 0, done.stderr
+
+        yield run
 
 
 def loaded_by(code: str) -> set[str]:
@@ -83,21 +105,21 @@ def test_data_steps_are_all_tried_above() -> None:
         "import llavakit.train",
     ],
 )
-def test_auto_classes_know_the_model_whatever_is_imported_first(first: str) -> None:
+def test_auto_classes_know_the_model_whatever_is_imported_first(first: str, run_above: Callable[[str], None]) -> None:
     # what is asked must be known before a public name is touched: KNOWN asks for the config first
-    run(f"{first}\nfrom transformers import AutoConfig\nAutoConfig.for_model('llavakit')\n{KNOWN}")
+    run_above(f"{first}\nfrom transformers import AutoConfig\nAutoConfig.for_model('llavakit')\n{KNOWN}")
 
 
 @pytest.mark.parametrize("first", ["from llavakit import LlavaSFTConfig", "import llavakit, trl; trl.SFTTrainer"])
-def test_no_class_of_transformers_is_made_twice(first: str) -> None:
+def test_no_class_of_transformers_is_made_twice(first: str, run_above: Callable[[str], None]) -> None:
     """A module whose import begins, is loaded on the way by what registers, and is then loaded again."""
     asked = "from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast"
-    run(f"{first}\n{asked}\nassert issubclass(PreTrainedTokenizerFast, PreTrainedTokenizerBase)")
+    run_above(f"{first}\n{asked}\nassert issubclass(PreTrainedTokenizerFast, PreTrainedTokenizerBase)")
 
 
-def test_former_module_names_still_import() -> None:
+def test_former_module_names_still_import(run_above: Callable[[str], None]) -> None:
     pairs = ", ".join(f"({former!r}, {now!r})" for former, now in RENAMED.items())
-    run(
+    run_above(
         f"from importlib import import_module\nfor former, now in [{pairs}]:\n"
         "    assert import_module(f'llavakit.{former}') is import_module(f'llavakit.{now}'), former"
     )

@@ -11,12 +11,17 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from llavakit.quickstart import run_quickstart
 from llavakit.quickstart.evaluate import ask_batch
+from llavakit.quickstart.pipeline import MARK
 from llavakit.quickstart.questions import KINDS
 
 
 def test_smoke_run_leaves_a_checkpoint_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture):
     folder = tmp_path / "quickstart"
+    (folder / "model").mkdir(parents=True)
+    (folder / MARK).touch()  # a former quickstart's, which is replaced
+    (folder / "model" / "former.txt").touch()
     results = run_quickstart(str(folder), scale=0.01)
+    assert (folder / MARK).exists() and not (folder / "model" / "former.txt").exists()
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
     assert set(results["accuracy"]) == {"model", "skip_stage_1", "blind", "guess"}
     assert "report.html" in capsys.readouterr().out and (folder / "report.html").stat().st_size > 10_000
@@ -24,7 +29,6 @@ def test_smoke_run_leaves_a_checkpoint_and_a_report(tmp_path: Path, capsys: pyte
     assert [record["stage"] for record in model.config.provenance["training_history"]] == ["align", "instruct"]
     assert AutoProcessor.from_pretrained(folder / "model").num_image_tokens == model.config.num_image_tokens
 
-    run_quickstart(str(folder), scale=0.01)  # a quickstart's own folder is replaced
     stranger = tmp_path / "thesis"
     stranger.mkdir()
     (stranger / "chapter.txt").write_text("years of work")

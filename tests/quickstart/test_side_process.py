@@ -2,12 +2,12 @@
 
 import operator
 import os
-import subprocess
-import sys
 
 import pytest
 
 from llavakit.quickstart.side_process import SideProcess
+
+from ..warm_python import WarmPython
 
 
 def test_results_and_errors_come_back_in_order():
@@ -28,8 +28,8 @@ def test_a_sudden_end_is_an_error():
         side.submit(os._exit, 1).result()
 
 
-def test_a_script_from_standard_input_may_use_it():
+def test_a_script_that_is_in_no_file_may_use_it(warm_python: WarmPython):
     script = "import operator\nfrom llavakit.quickstart.side_process import SideProcess\n"
     script += "with SideProcess(1) as side: print(side.submit(operator.add, 1, 2).result())"
-    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True)
+    done = warm_python.run(["-c", script])
     assert done.stdout == "3\n", done.stderr

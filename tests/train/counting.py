@@ -30,8 +30,10 @@ def main(file: str, *arguments: str) -> None:
 
         _run(list(arguments))
         return
+    import datasets
     from transformers import AutoProcessor
 
+    datasets.config.HF_DATASETS_CACHE = os.environ["HF_DATASETS_CACHE"]  # read at its import, which may be long ago
     from llavakit import LlavaCollator, load_conversations
     from llavakit.train.samples import prepare_samples
 

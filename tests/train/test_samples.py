@@ -21,6 +21,7 @@ from llavakit import LlavaCollator, LlavaSFTConfig, LlavaSFTTrainer, load_conver
 from llavakit.train.samples import Samples, prepare_samples, with_samples
 
 from ..cpu_training import CPU_FLAGS, CPU_SETTINGS
+from ..warm_python import WarmPython
 
 COUNTING = Path(__file__).with_name("counting.py")
 FLAGS = ["--per_device_train_batch_size", "2", "--learning_rate", "1e-3", "--max_length", "512", *CPU_FLAGS]
@@ -134,22 +135,26 @@ def test_another_template_or_length_is_another_preparation(processor, rows_file:
             assert len(chunks(cache)) == number
 
 
-def test_two_processes_at_once_share_one_preparation(tiny_llava: str, tmp_path: Path, cache: Path):
+def test_two_processes_at_once_share_one_preparation(
+    warm_python: WarmPython, tiny_llava: str, tmp_path: Path, cache: Path
+):
     rows, file = text_rows(tmp_path, 6000), tmp_path / "counts"
-    command = [sys.executable, str(COUNTING), str(file), "--prepare", tiny_llava, str(rows), "2"]
-    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [COUNTING, file, "--prepare", tiny_llava, rows, "2"]
+    runs = [warm_python.start(command, tmp_path / "said") for _ in range(2)]
     for run in runs:
-        assert run.wait(300) == 0, run.stderr.read()[-3000:]
+        assert run.wait() == 0, (tmp_path / "said").read_text()[-3000:]
     assert counts(file) == {"read": 6000, "tokenized": 6000}
     assert len(chunks(cache)) == 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["all of them", "the one that leads"])
-def test_a_killed_preparation_goes_on(tiny_llava: str, processor, tmp_path: Path, cache: Path, killed: str):
+def test_a_killed_preparation_goes_on(
+    warm_python: WarmPython, tiny_llava: str, processor, tmp_path: Path, cache: Path, killed: str
+):
     rows, file = text_rows(tmp_path, 16000), tmp_path / "counts"
-    command = [sys.executable, str(COUNTING), str(file), "--prepare", tiny_llava, str(rows), "2"]
-    run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    command = [COUNTING, file, "--prepare", tiny_llava, rows, "2"]
+    run = warm_python.start(command, tmp_path / "said")
     while len(chunks(cache)) < 3 and run.poll() is None:
         time.sleep(0.005)
     (os.killpg if killed == "all of them" else os.kill)(run.pid, signal.SIGKILL)
@@ -159,7 +164,7 @@ def test_a_killed_preparation_goes_on(tiny_llava: str, processor, tmp_path: Path
     assert 3 <= finished < 16
     before = counts(file)["tokenized"]
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = warm_python.run(command, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert counts(file)["tokenized"] - before == 16000 - 1000 * finished
     assert not list(cache.glob("llavakit-samples/*/.*.part"))
@@ -210,7 +215,7 @@ def test_rows_with_the_bytes_of_their_pictures(processor, rows_file: Path):
     assert all(torch.equal(batch[name], tensor) for name, tensor in direct.items())
 
 
-def test_memory_does_not_grow_with_the_rows(tiny_llava: str, tmp_path: Path):
+def test_memory_does_not_grow_with_the_rows(warm_python: WarmPython, tiny_llava: str, tmp_path: Path):
     code = (
         "import resource, sys; sys.path.insert(0, sys.argv[1]); from counting import main; import datasets\n"
         "datasets.disable_progress_bars()\n"
@@ -219,8 +224,7 @@ def test_memory_does_not_grow_with_the_rows(tiny_llava: str, tmp_path: Path):
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
     )
     files = [str(text_rows(tmp_path, count)) for count in (2000, 20000)]
-    command = [sys.executable, "-c", code, str(COUNTING.parent), str(tmp_path / "counts"), tiny_llava, *files]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = warm_python.run(["-c", code, COUNTING.parent, tmp_path / "counts", tiny_llava, *files], timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     few, many = map(float, done.stdout.split())
     assert many - few < 40  # megabytes; 18,000 rows held as Python lists of ids take more than 100

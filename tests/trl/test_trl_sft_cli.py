@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ..cpu_training import CPU_FLAGS
+from ..warm_python import WITHOUT_LLAVAKIT, WarmPython
 
 # Appended to what a Python process runs at its start: when trl's trainer module is imported, its collator is wrapped.
 RECORDER = """
@@ -60,6 +61,9 @@ def record(collator):
 
 sys.meta_path.insert(0, Recorder)
 """
+
+# The program `trl`
+TRL = "from trl.cli import main; sys.exit(main())"
 
 # The page's values make a run on a cluster; these, later on the command line, make it one of seconds. With one row a
 # batch there are batches without an image, from which a stage that trains the connector alone has nothing to learn.
@@ -106,7 +110,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory, tiny_llava: str, code_block: 
 
 @pytest.fixture
 def trl_sft(
-    desk: Path, tmp_path: Path, environment_without_llavakit: dict[str, str], code_block: Callable[[str, str], str]
+    desk: Path,
+    tmp_path: Path,
+    environment_without_llavakit: dict[str, str],
+    code_block: Callable[[str, str], str],
+    warm_python: WarmPython,
 ) -> Callable[[str], list[dict]]:
     """Runs a command of the page; returns the batches that trl's collator made."""
 
@@ -118,9 +126,9 @@ def trl_sft(
         recorded.mkdir()
         program, *arguments = shlex.split(code_block("trl_sft.md", block).replace("\\\n", " "))
         assert program == "trl"
-        command = [str(Path(sys.executable).with_name("trl")), *arguments, *SMALL]
+        # `trl sft` starts the training as a new interpreter, which is what the environment is for
         environment = {**environment_without_llavakit, "RECORDED_BATCHES": str(recorded)}
-        done = subprocess.run(command, cwd=desk, env=environment, capture_output=True, text=True, timeout=600)
+        done = warm_python.run(["-c", WITHOUT_LLAVAKIT + TRL, *arguments, *SMALL], desk, environment)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
         return [torch.load(file, weights_only=False) for file in sorted(recorded.iterdir())]
 
