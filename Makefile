@@ -4,6 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
+# A process of tests for each core, eight at most, for each imports all libraries. A file stays in one process, which makes
+# its fixtures once; files with slow tests come first (tests/conftest.py).
+WORKERS := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup test test-all quickstart lint ci clean
 
@@ -24,10 +27,10 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest -m "not slow" $(WORKERS)
 
 test-all: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(WORKERS)
 
 quickstart: $(INSTALLED)
 	$(VENV)/bin/llavakit quickstart --output_dir runs/quickstart

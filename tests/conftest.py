@@ -18,8 +18,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SCRATCH = Path(tempfile.mkdtemp(prefix="llavakit-tests-"))
 
 # Set before any test module imports torch or huggingface_hub: both read these once, when they are imported. Processes
-# that a test starts inherit them. More threads than two make models of this size no faster, and many make them slow.
-os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+# that a test starts inherit them. More threads than two make models of this size no faster, and many make them slow;
+# where processes share the tests, each has one.
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(min(2, os.cpu_count() or 1))
+)
 os.environ["HF_HOME"] = str(SCRATCH / "hf")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -30,6 +33,12 @@ os.environ["WANDB_MODE"] = "disabled"
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so all they start; some tests press it.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: where several processes share the tests, none is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_unconfigure() -> None:
