@@ -2,16 +2,15 @@
 
 import configparser
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from .warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -117,10 +116,14 @@ def test_templates_on_the_page_are_those_that_ship() -> None:
 
 
 @pytest.mark.slow
-def test_train_your_own(tiny_backbones: tuple[str, str], tmp_path: Path) -> None:
+def test_train_your_own(warm_python: WarmPython, tiny_backbones: tuple[str, str], tmp_path: Path) -> None:
     """All of "Train your own", from two backbones to an answer, on tiny backbones and a few drawn pictures."""
     write_coco(tmp_path)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def execute(*arguments: str) -> None:
+        done = warm_python.run(arguments, tmp_path)
+        assert done.returncode == 0, f"{arguments}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
     section = README.partition("## Train your own")[2].partition("\n## ")[0]
     names = {"openai/clip-vit-large-patch14": tiny_backbones[0], "lmsys/vicuna-7b-v1.3": tiny_backbones[1]}
     for line in blocks(section, "bash")[0].splitlines():
@@ -130,19 +133,12 @@ def test_train_your_own(tiny_backbones: tuple[str, str], tmp_path: Path) -> None
         if words[:2] == ["llavakit", "sft"]:
             words += ["--max_steps", "2", "--use_cpu", "--report_to", "none"]
         assert words[0] == "llavakit"
-        execute([str(Path(sys.executable).with_name("llavakit")), *words[1:]], tmp_path, environment)
+        execute("-m", "llavakit.cli", *words[1:])
     assert (tmp_path / "inspect.html").stat().st_size > 1000
     train, load = blocks(section, "python")
     assert "max_length=2048" in train
-    execute(
-        [sys.executable, "-c", train.replace("max_length=2048", "max_steps=2, use_cpu=True")], tmp_path, environment
-    )
-    execute([sys.executable, "-c", load], tmp_path, environment)
-
-
-def execute(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    execute("-c", train.replace("max_length=2048", "max_steps=2, use_cpu=True"))
+    execute("-c", load)
 
 
 def write_coco(folder: Path) -> None:
