@@ -12,6 +12,7 @@ import torch
 
 from ..checkpoints.loading import load_model, load_processor
 from ..rows.images import open_image
+from .answer_boxes import check_suffix, lines_of, save_marked
 from .session import ChatSession
 
 HELP = """Ask a question. A path of a picture, typed or pasted, shows that picture; a question may follow it.
@@ -53,6 +54,7 @@ def chat(
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     trust_remote_code: bool = False,
+    draw_boxes: str | None = None,
     read: Callable[[str], str] = input,
 ) -> None:
     """`llavakit chat`: print the answer to one question, or talk until the user leaves.
@@ -64,6 +66,7 @@ def chat(
         max_new_tokens: Longest answer, in tokens.
         temperature: Of sampling; 0 is greedy.
         trust_remote_code: Needed only for backbones that ship their own code.
+        draw_boxes: Where the picture goes with the boxes of an answer on it, each time an answer has any.
         read: Asks the user for a line.
 
     Raises:
@@ -71,12 +74,14 @@ def chat(
             and it goes on).
         OSError: There is no checkpoint of that name.
     """
+    if draw_boxes is not None:
+        check_suffix(draw_boxes)
     picture = None if image is None else open_image(image, "--image")
     session = ChatSession(*load_llava(model_path, trust_remote_code))
     session.set_image(picture)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     if question is not None:
-        _print_answer(session, question, settings)
+        _print_answer(session, question, settings, draw_boxes)
         return
     with contextlib.suppress(ImportError):  # there is none on Windows
         import readline  # noqa: F401  gives `input` the arrow keys
@@ -89,12 +94,12 @@ def chat(
         if line == "/quit":
             return
         try:
-            _follow(session, line, settings)
+            _follow(session, line, settings, draw_boxes)
         except ValueError as error:
             print(error, file=sys.stderr)
 
 
-def _follow(session: ChatSession, line: str, settings: dict[str, Any]) -> None:
+def _follow(session: ChatSession, line: str, settings: dict[str, Any], draw_boxes: str | None = None) -> None:
     """Do what a line says: a command, a picture, a question.
 
     Raises:
@@ -118,11 +123,15 @@ def _follow(session: ChatSession, line: str, settings: dict[str, Any]) -> None:
     elif line.startswith("/"):
         print(HELP)
     elif line:
-        _print_answer(session, line, settings)
+        _print_answer(session, line, settings, draw_boxes)
 
 
-def _print_answer(session: ChatSession, question: str, settings: dict[str, Any]) -> None:
-    """Print an answer as it comes. Ctrl-C stops it, and the question does not count as asked."""
+def _print_answer(
+    session: ChatSession, question: str, settings: dict[str, Any], draw_boxes: str | None = None
+) -> None:
+    """Print an answer as it comes, and then where its boxes lie. Ctrl-C stops it, and the question does not count as
+    asked.
+    """
     pieces = session.ask(question, **settings)
     try:
         for piece in pieces:
@@ -131,6 +140,17 @@ def _print_answer(session: ChatSession, question: str, settings: dict[str, Any])
     except KeyboardInterrupt:
         session.stop()
         print("\n(stopped; the question is taken back)")
+        return
+    if len(session.images) == 1:  # of several, no text says which it speaks of
+        _print_boxes(session, draw_boxes)
+
+
+def _print_boxes(session: ChatSession, draw_boxes: str | None) -> None:
+    [image], answer = session.images, session.history[-1]["content"]
+    for line in lines_of(answer, session.processor, image.size):
+        print(f"({line})")
+    if draw_boxes is not None and save_marked(answer, session.processor, image, draw_boxes):
+        print(f"(drawn: {draw_boxes})")
 
 
 def pasted_image(line: str) -> tuple[str | None, str]:

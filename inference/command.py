@@ -9,6 +9,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--question", default=None, help="ask this, print the answer, and leave; else a loop")
     parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument(
+        "--draw_boxes", default=None, metavar="FILE", help="save the picture here with the boxes of an answer on it"
+    )
     parser.add_argument("--trust_remote_code", action="store_true")
     parser.add_argument("--web", action="store_true", help="a page in the browser; the flags below are its own")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to; any but this machine's needs --auth")
@@ -34,6 +37,7 @@ def _chat(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
         trust_remote_code=args.trust_remote_code,
+        draw_boxes=args.draw_boxes,
     )
     return 0
 
@@ -43,6 +47,8 @@ def _chat_in_browser(args: argparse.Namespace) -> int:
 
     if args.image is not None or args.question is not None:
         raise ValueError("--image and --question go without --web: on the page they are given by hand.")
+    if args.draw_boxes is not None:
+        raise ValueError("--draw_boxes goes without --web: the page shows boxes by itself.")
     chat_in_browser(
         args.model,
         host=args.host,

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ..reports.image_cuts import ImageCut
+from .answer_boxes import boxes_page
 from .conversation import Conversation, NamedModel, Turns
 from .feedback import Feedback, Rating
 from .picture import UploadLimits, read_picture
@@ -93,6 +94,10 @@ class Actions:
         conversation = self.conversation(kept)
         conversation.reset()
         return shown(conversation.histories)
+
+    def boxes(self, kept: Kept) -> str:
+        """The picture with the boxes of the last answers on it, as HTML."""
+        return boxes_page(self.conversation(kept))
 
     def rate(self, model: int, kept: Kept, event: gr.LikeData) -> None:
         """Keep a thumb: `event.liked` is true, false, or an empty text where it is taken back."""

@@ -17,6 +17,10 @@ STYLE = """
 .cut { display: flex; gap: 12px; align-items: center; font-size: 13px; margin: 2px 4px 8px; }
 .cut span { min-width: 0; overflow-wrap: anywhere; }
 .cut svg { flex: none; }
+.boxes { margin: 0; }
+.boxes img { width: 100%; border-radius: 6px; }
+.boxes figcaption { font-size: 13px; }
+.boxes figcaption span { display: inline-block; width: 10px; height: 10px; margin-right: 6px; }
 .message-content { overflow-wrap: anywhere; white-space: pre-wrap; }
 """
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -34,6 +38,7 @@ class Controls:
 
     picture: gr.Image
     cut: gr.HTML
+    boxes: gr.HTML  # of the last answers
     settings: list[gr.Slider]  # temperature, top p, longest answer
     chats: list[gr.Chatbot]
     question: gr.Textbox
@@ -63,6 +68,7 @@ def build_page(
             with gr.Column(scale=2, min_width=280):
                 picture = _picture()
                 cut = gr.HTML(elem_id="cut", padding=False)
+                boxes = gr.HTML(elem_id="boxes", padding=False)
                 with gr.Accordion("Settings", open=False):
                     sliders = _sliders(settings)
             with gr.Column(scale=5, min_width=300):
@@ -76,7 +82,7 @@ def build_page(
                     stop = gr.Button("Stop", interactive=False, min_width=64, elem_id="stop")
                     undo = gr.Button("Undo", min_width=64, elem_id="undo")
                     reset = gr.Button("Start over", min_width=104, elem_id="reset")
-        controls = Controls(picture, cut, sliders, chats, question, ask, stop, undo, reset)
+        controls = Controls(picture, cut, boxes, sliders, chats, question, ask, stop, undo, reset)
         _connect(controls, Actions(models, feedback, limits))
     return page
 
@@ -121,7 +127,7 @@ def _connect(controls: Controls, actions: Actions) -> None:
     picture, question, chats = controls.picture, controls.question, controls.chats
     # In the order in which they happen: a picture that was taken away must not be brought back
     in_order: dict[str, Any] = {**RAW, "concurrency_id": "picture", "concurrency_limit": 1}
-    gr.on(
+    showed = gr.on(
         [picture.upload, picture.clear],
         actions.show,
         [kept, picture],
@@ -134,7 +140,7 @@ def _connect(controls: Controls, actions: Actions) -> None:
     busy = [gr.update(interactive=False)] * len(locked) + [gr.update(interactive=True)]
     ready = [gr.update(interactive=True)] * len(locked) + [gr.update(interactive=False)]
     asking = gr.on([controls.ask.click, question.submit], lambda: busy, None, [*locked, controls.stop], **AT_ONCE)
-    asking.then(
+    answered = asking.then(
         actions.ask,
         [kept, picture, question, *controls.settings],
         [kept, question, *chats],
@@ -144,8 +150,10 @@ def _connect(controls: Controls, actions: Actions) -> None:
     ).then(lambda: ready, None, [*locked, controls.stop], **AT_ONCE)
 
     controls.stop.click(actions.stop, kept, None, **AT_ONCE)
-    controls.undo.click(actions.undo, [kept, question], [question, *chats], **PRIVATE)
-    gr.on([controls.reset.click, *(chat.clear for chat in chats)], actions.reset, kept, chats, **PRIVATE)
+    undone = controls.undo.click(actions.undo, [kept, question], [question, *chats], **PRIVATE)
+    restarted = gr.on([controls.reset.click, *(chat.clear for chat in chats)], actions.reset, kept, chats, **PRIVATE)
+    for event in (showed, answered, undone, restarted):
+        event.then(actions.boxes, kept, controls.boxes, **PRIVATE)
     for number, chat in enumerate(chats):
         chat.like(_rating(actions, number), kept, None, **PRIVATE)
 

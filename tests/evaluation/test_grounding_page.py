@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def desk(tmp_path: Path, refcoco: Path, tiny_backbones: tuple[str, str], monkeyp
     """The files that the page begins with."""
     for name, folder in zip(("vision", "language"), tiny_backbones, strict=True):
         (tmp_path / name).symlink_to(folder)
+    shutil.copy(refcoco / "COCO_train2014_000000000000.jpg", tmp_path / "photo.jpg")
     answers = [{"question_id": n, "text": "<box>[[0, 0, 500, 500]]</box>"} for n in range(24) if n // 2 % 4]
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
     monkeypatch.chdir(tmp_path)

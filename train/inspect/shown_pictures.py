@@ -1,5 +1,6 @@
 """Pictures as the vision encoder gets them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,21 +8,41 @@ from PIL import Image
 
 from ...processing import LlavaProcessor
 from ...reports.image_cuts import ImageCut
+from ...reports.marked_pictures import Mark, coloured, marked
 from ...rows.images import encoded_uri
 from .findings import ShownPicture
 
 GAP = 0.05  # between views that are shown together, as a share of a view's width
 BETWEEN = (255, 255, 255)
 
+Box = Sequence[float]
 
-def shown_picture(image: Image.Image, processor: LlavaProcessor) -> ShownPicture:
-    """An image as the vision encoder gets it: cropped, padded or cut, resized, its normalisation undone."""
+
+def shown_picture(image: Image.Image, processor: LlavaProcessor, boxes: Sequence[Box] = ()) -> ShownPicture:
+    """An image as the vision encoder gets it: cropped, padded or cut, resized, its normalisation undone.
+
+    Args:
+        image: RGB, upright.
+        processor: Of the checkpoint.
+        boxes: Of the conversation, in pixels of the image; each is drawn where its views show it.
+    """
     cut = ImageCut.of(processor, *image.size)
-    views = views_as_seen(image, processor)
+    views = with_boxes(views_as_seen(image, processor), boxes, image.size, processor)
     sheet = views[0] if len(views) == 1 else _sheet(views, cut)
     address = encoded_uri(sheet, "PNG" if max(views[0].size) <= 64 else "JPEG", 85)
     text = f"{image.size[0]} x {image.size[1]} pixels: {cut.words}"
     return ShownPicture(address, text, cut.num_views, cut.num_tokens)
+
+
+def with_boxes(
+    views: list[Image.Image], boxes: Sequence[Box], size: tuple[int, int], processor: LlavaProcessor
+) -> list[Image.Image]:
+    """Views with boxes of the image on them; points are left out."""
+    marks: dict[int, list[Mark]] = {}
+    for box, colour in coloured(box for box in boxes if len(box) == 4):
+        for piece in processor.image_regions(*size).in_views(box):
+            marks.setdefault(piece.view, []).append((piece.box, colour))
+    return [marked(view, marks[number]) if number in marks else view for number, view in enumerate(views)]
 
 
 def views_as_seen(image: Image.Image, processor: LlavaProcessor) -> list[Image.Image]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...processing import LlavaProcessor
 from ...rows.images import open_image, resolve_images
 from ...rows.schema import normalize_row, row_name
 from ..collator import LlavaCollator
@@ -51,6 +52,8 @@ def shown_row(index: int, raw: Any, collator: LlavaCollator, image_folder: str |
         states += ["cut"] * (len(whole) - len(encoded))
     else:  # the template writes a shorter conversation otherwise
         shown = encoded
+    pictures = images[: min(encoded.num_images, PICTURES)]
+    boxes = _boxes_in(row, processor, sizes[0]) if len(images) == 1 else []  # of several, no text says which it means
     return ShownRow(
         index=index,
         id=row["id"],
@@ -59,5 +62,11 @@ def shown_row(index: int, raw: Any, collator: LlavaCollator, image_folder: str |
         full_length=len(whole),
         supervised=sum(encoded.assistant_mask),
         num_images=encoded.num_images,
-        pictures=[shown_picture(image, processor) for image in images[: min(encoded.num_images, PICTURES)]],
+        pictures=[shown_picture(image, processor, boxes) for image in pictures],
     )
+
+
+def _boxes_in(row: dict[str, Any], processor: LlavaProcessor, size: tuple[int, int]) -> list[list[float]]:
+    """The boxes that questions and answers name, in pixels of the picture."""
+    blocks = [block for message in row["messages"] for block in message["content"] if block["type"] == "text"]
+    return [box for block in blocks for box in processor.boxes_in(block["text"], *size)]
