@@ -1,31 +1,21 @@
 """The ablations from nothing to a table: one world a seed, its backbones once, then every run on two processes."""
 
-import json
-import os
-import queue
 import random
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from ..evaluation.metrics.scoring import Result, score
 from ..quickstart.evaluate import Item
+from ..quickstart.outcomes import claim, outcomes
 from ..quickstart.pipeline import Quickstart, quiet
-from ..quickstart.side_process import SideProcess
-from ..quickstart.training import train_and_ask
-from ..rows.files import read_rows, replacing, write_rows
+from ..rows.files import read_rows, write_rows
 from .exams import EXAMS, PROBLEMS, examples_of, longer_items, science_items, science_problems, write_science
 from .report import summarize, write_report
 from .runs import SCIENCE, TYPES, WITHOUT, Ablation, ablations, rows_file
 
 MARK = "ablations.json"  # says that a folder is of ablations, and of which
-PROCESSES = 2
 
 
 def run_ablations(output_dir: str, seeds: Sequence[int] = (0,), scale: float = 1.0) -> dict[str, Any]:
@@ -46,15 +36,12 @@ def run_ablations(output_dir: str, seeds: Sequence[int] = (0,), scale: float = 1
     if not seeds:
         raise ValueError("seeds is empty; give one or more, for example 0 1 2.")
     folder = Path(output_dir)
-    _claim(folder, scale)
+    claim(folder, MARK, "ablations", {"scale": scale})
     found: dict[str, list[Result]] = {}
-    with quiet(), ExitStack() as stack:
-        workers = [
-            stack.enter_context(SideProcess(max(1, (os.cpu_count() or 1) // PROCESSES))) for _ in range(PROCESSES)
-        ]
+    with quiet():
         for seed in seeds:
             world = World(folder / f"seed-{seed}", seed, scale)
-            for name, result in world.results(workers).items():
+            for name, result in world.results().items():
                 found.setdefault(name, []).append(result)
     settings = world.quickstart.settings()
     results = summarize(world.ablations, found) | {
@@ -66,20 +53,6 @@ def run_ablations(output_dir: str, seeds: Sequence[int] = (0,), scale: float = 1
     return results
 
 
-def _claim(folder: Path, scale: float) -> None:
-    mark = folder / MARK
-    if mark.is_file():
-        before = json.loads(mark.read_text(encoding="utf-8"))["scale"]
-        if before != scale:
-            raise ValueError(f"output_dir={str(folder)!r} holds ablations at scale {before}; choose a new folder.")
-    elif folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"output_dir={str(folder)!r} holds something else; choose a new folder.")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(mark) as partial:
-            partial.write_text(json.dumps({"scale": scale}), encoding="utf-8")
-
-
 class World:
     """The runs of one seed, in a folder of their own."""
 
@@ -89,33 +62,12 @@ class World:
         self.ablations = ablations(self.quickstart.steps_align, self.quickstart.steps_instruct)
         self.exams: dict[str, list[Item]] = {}
 
-    def results(self, workers: Sequence[SideProcess]) -> dict[str, Result]:
+    def results(self) -> dict[str, Result]:
         """The result of every run, by its name; what an earlier call finished is not run again."""
-        self.prepare(workers[0])
-        idle: queue.SimpleQueue[SideProcess] = queue.SimpleQueue()
-        for worker in workers:
-            idle.put(worker)
-
-        def said_by(ablation: Ablation) -> list[str]:
-            path = self.folder / "outcomes" / f"{ablation.run.name}.json"
-            if not path.is_file():
-                worker = idle.get()
-                try:
-                    arguments = (self.folder, ablation.run, self.exams[ablation.exam], self.seed, False)
-                    outcome = worker.submit(train_and_ask, *arguments).result()
-                finally:
-                    idle.put(worker)
-                with replacing(path) as partial:
-                    partial.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
-            return json.loads(path.read_text(encoding="utf-8"))["said"]
-
-        with ThreadPoolExecutor(len(workers)) as pool:
-            said = pool.map(said_by, self.ablations)
-            bar = tqdm(said, total=len(self.ablations), desc=f"Ablations, seed {self.seed}")
-            return {
-                ablation.run.name: self.score(ablation, texts)
-                for ablation, texts in zip(self.ablations, bar, strict=True)
-            }
+        self.prepare()
+        runs = [(ablation.run, self.exams[ablation.exam]) for ablation in self.ablations]
+        left = outcomes(self.folder, runs, self.seed, f"Ablations, seed {self.seed}")
+        return {each.run.name: self.score(each, left[each.run.name]["said"]) for each in self.ablations}
 
     def score(self, ablation: Ablation, texts: Sequence[str]) -> Result:
         """The result of an exam; ScienceQA's is read from its own file, as anybody's problems would be."""
@@ -124,7 +76,7 @@ class World:
         examples = task.read([self.folder / SCIENCE / PROBLEMS]) if science else examples_of(self.exams["world"])
         return score(task, examples, dict(zip((example.id for example in examples), texts, strict=True)))
 
-    def prepare(self, side: SideProcess) -> None:
+    def prepare(self) -> None:
         """Rows, backbones and exams; rows and backbones anew where an earlier call was killed before they were done."""
         quickstart, science = self.quickstart, self.folder / SCIENCE
         rng = random.Random(f"science {self.seed}")
@@ -132,8 +84,8 @@ class World:
         done = self.folder / "prepared"
         if not done.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
-            (self.folder / "outcomes").mkdir(parents=True)
-            quickstart.prepare(side)
+            self.folder.mkdir(parents=True)
+            quickstart.prepare_beside()
             write_science(science, problems)
             self.write_rows_by_type()
             done.touch()

@@ -56,8 +56,10 @@ def ablations(steps_align: int, steps_instruct: int) -> list[Ablation]:
     return [
         Ablation("the recipe", "linear, layer -2, all data", Run(RECIPE, (align, full))),
         Ablation("stages", "stage 1 skipped", Run("skip_stage_1", (full,))),
-        Ablation("connector", "mlp2x_gelu", Run("mlp2x_gelu", (align, full), projector_type="mlp2x_gelu")),
-        Ablation("feature layer", "-1, after the last", Run("layer_-1", (align, full), vision_feature_layer=-1)),
+        Ablation("connector", "mlp2x_gelu", Run("mlp2x_gelu", (align, full), model={"projector_type": "mlp2x_gelu"})),
+        Ablation(
+            "feature layer", "-1, after the last", Run("layer_-1", (align, full), model={"vision_feature_layer": -1})
+        ),
         *(
             Ablation("data of stage 2", name, Run(f"only_{'_'.join(types)}", (align, instruct(rows_file(types)))))
             for types, name in WITHOUT.items()

@@ -44,6 +44,7 @@ def pretrain_clip(
     folder: Path,
     steps: int,
     seed: int,
+    patch_side: int = CELL_SIDE,
 ) -> list[float]:
     """Trains pictures against phrases by contrast, and saves an ordinary CLIP checkpoint.
 
@@ -69,7 +70,7 @@ def pretrain_clip(
                 num_hidden_layers=3,
                 num_attention_heads=4,
                 image_size=IMAGE_SIDE,
-                patch_size=CELL_SIDE,
+                patch_size=patch_side,
                 projection_dim=HIDDEN,
             ),
             text_config=CLIPTextConfig(

@@ -26,7 +26,7 @@ from .rows import alignment_rows_of, detail_turn, instruction_rows, without_imag
 from .side_process import SideProcess
 from .text import read_and_answer, train_tokenizer
 from .training import Run, Stage, train_and_ask
-from .world import COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene
+from .world import CELL_SIDE, COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene
 
 MARK = "quickstart.json"  # says that a folder is a quickstart's own, to be replaced by the next
 
@@ -61,12 +61,18 @@ def run_quickstart(output_dir: str, seed: int = 0, scale: float = 1.0) -> dict[s
 class Quickstart:
     """One run: the settings, and the phases in their order.
 
+    Args:
+        folder: Where everything goes.
+        seed: Of the world, the weights and the order of the rows.
+        scale: Share of the steps, scenes and questions.
+        patch_side: Pixels of a side of the vision encoder's patches.
+
     Two processes share the work: this one pretrains CLIP and then trains the model; beside it the other pretrains
     Llama and then trains what the model is compared with.
     """
 
-    def __init__(self, folder: Path, seed: int, scale: float) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, seed: int, scale: float, patch_side: int = CELL_SIDE) -> None:
+        self.folder, self.seed, self.patch_side = folder, seed, patch_side
         self.rng = random.Random(f"quickstart {seed}")
         self.held_out = held_out_pairs(seed)
         self.pairs = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
@@ -88,9 +94,7 @@ class Quickstart:
 
     def run(self) -> dict[str, Any]:
         started = time.perf_counter()
-        threads = max(1, (os.cpu_count() or 1) // 2)  # for each of the two processes
-        torch.set_num_threads(threads)
-        with SideProcess(threads) as side:
+        with self.side_process() as side:
             self.prepare(side)
             exam = self.exam()
             asked = [*exam, self.to_describe(exam)]
@@ -123,6 +127,17 @@ class Quickstart:
         (self.folder / "results.json").write_text(json.dumps(results, indent=1))
         return results
 
+    def side_process(self) -> SideProcess:
+        """The other process, each with its half of the cores."""
+        threads = max(1, (os.cpu_count() or 1) // 2)
+        torch.set_num_threads(threads)
+        return SideProcess(threads)
+
+    def prepare_beside(self) -> None:
+        """`prepare`, for who needs the other process for nothing else."""
+        with self.side_process() as side:
+            self.prepare(side)
+
     def prepare(self, side: SideProcess) -> None:
         """Everything that training starts from: the world's pictures and rows, and the two backbones."""
         with self.phase("world"):
@@ -136,7 +151,14 @@ class Quickstart:
                 pretrain_llama, texts, tokenizer, backbones / "language", self.steps_llama, self.seed, False
             )
             clip = pretrain_clip(
-                scenes, pictures, self.held_out, tokenizer, backbones / "vision", self.steps_clip, self.seed
+                scenes,
+                pictures,
+                self.held_out,
+                tokenizer,
+                backbones / "vision",
+                self.steps_clip,
+                self.seed,
+                self.patch_side,
             )
             self.curves |= {"CLIP": _thinned(clip), "Llama": _thinned(llama.result())}
 

@@ -1,7 +1,9 @@
 """The runs that the quickstart compares: the two stages by the library's own classes, then the exam."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +18,39 @@ from .text import CHAT_TEMPLATE
 
 Curve = list[list[float]]  # [step, loss] pairs
 
-LEARNING_RATES = {"align": 5e-3, "instruct": 1e-3}
+LEARNING_RATES = {"align": 5e-3, "instruct": 1e-3}  # what each stage learns at, where its run names no other
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run: its file of rows in the quickstart's folder, and its optimizer steps."""
+    """One stage of a run: its file of rows in the quickstart's folder, its optimizer steps, and its learning rates."""
 
     stage: str
     rows: str
     steps: int
+    learning_rate: float | None = None
+    connector_learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its stages, whether it is trained and asked without pictures, and how its model is built."""
+    """A run: its stages, whether it is trained and asked without pictures, and how `build_llava` makes its model."""
 
     name: str
     stages: tuple[Stage, ...]
     blind: bool = False
-    projector_type: str = "linear"
-    vision_feature_layer: int = -2
+    model: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: a loss curve a stage, the answers to the exam, and some figures of the model."""
+    """What a run left: the answers to the exam, a loss curve a stage, and some figures of the model and its training."""
 
     said: list[str]
     curves: dict[str, Curve]
     settings: dict[str, str]
+    seconds_a_step: dict[str, float]
+    peak_memory_mb: float  # of the process so far
 
 
 class LossBar(TrainerCallback):
@@ -84,23 +89,27 @@ def train_and_ask(folder: Path, run: Run, exam: Sequence[Item], seed: int, show_
         str(backbones / "vision"),
         str(backbones / "language"),
         chat_template=CHAT_TEMPLATE,
-        projector_type=run.projector_type,
-        vision_feature_layer=run.vision_feature_layer,
+        **run.model,
     )
-    curves = {
-        stage.stage: _train(folder, run.name, stage, model, processor, seed, show_progress) for stage in run.stages
-    }
+    curves, seconds = {}, {}
+    for stage in run.stages:
+        trained = _train(folder, run.name, stage, model, processor, seed, show_progress)
+        curves[stage.stage], seconds[stage.stage] = trained
     save_llava(model, processor, folder / "runs" / run.name)
-    return Outcome(
-        answers(model, processor, exam, blind=run.blind, show_progress=show_progress), curves, _figures(model)
-    )
+    said = answers(model, processor, exam, blind=run.blind, show_progress=show_progress)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Outcome(said, curves, _figures(model), seconds, peak)
 
 
-def _train(folder: Path, name: str, stage: Stage, model: Any, processor: Any, seed: int, show_progress: bool) -> Curve:
+def _train(
+    folder: Path, name: str, stage: Stage, model: Any, processor: Any, seed: int, show_progress: bool
+) -> tuple[Curve, float]:
+    """Trains a stage; returns its loss curve, and the seconds that a step took."""
     args = LlavaSFTConfig(
         output_dir=str(folder / "runs" / f"{name}-{stage.stage}"),
         stage=stage.stage,
-        learning_rate=LEARNING_RATES[stage.stage],
+        learning_rate=stage.learning_rate or LEARNING_RATES[stage.stage],
+        connector_learning_rate=stage.connector_learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.03,
         weight_decay=0.0,
@@ -131,8 +140,10 @@ def _train(folder: Path, name: str, stage: Stage, model: Any, processor: Any, se
         trainer.remove_callback(printing)
     if show_progress:
         trainer.add_callback(LossBar(f"Stage {stage.stage}"))
+    started = time.perf_counter()
     trainer.train()
-    return [[log["step"], log["loss"]] for log in trainer.state.log_history if "loss" in log]
+    seconds = (time.perf_counter() - started) / stage.steps
+    return [[log["step"], log["loss"]] for log in trainer.state.log_history if "loss" in log], seconds
 
 
 def _figures(model: Any) -> dict[str, str]:

@@ -49,8 +49,7 @@ def test_each_run_differs_from_the_recipe_in_one_thing() -> None:
     for run in others:
         changed = {
             "stages": run.stages != recipe.stages,
-            "connector": run.projector_type != recipe.projector_type,
-            "layer": run.vision_feature_layer != recipe.vision_feature_layer,
+            "model": run.model != recipe.model,
         }
         assert sum(changed.values()) == 1, run
 
