@@ -125,3 +125,15 @@ def _text(cell: Any) -> "Text":
         cell = f"{cell:,}"
     text = "" if cell is None else str(cell)
     return Text("".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text))
+
+
+def markdown_lines(lines: Sequence[Sequence[str]], text_columns: int) -> str:
+    """A table in Markdown, its first line the head.
+
+    Args:
+        lines: Of cells, which are written as they are.
+        text_columns: How many columns from the left are text; the others are aligned to the right, as numbers are.
+    """
+    first, *others = lines
+    rule = ["---"] * text_columns + ["---:"] * (len(first) - text_columns)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (first, rule, *others))

@@ -30,6 +30,7 @@ FLOORS = [
     "quickstart",
     "photographs",
     "ablations",
+    "compare",
 ]
 # What the light files of a room below may be taken for: the one way from a file to pixels ships with checkpoints, so
 # that it is written there.

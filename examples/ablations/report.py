@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +11,13 @@ from ..evaluation.metrics.intervals import LEVEL, difference_intervals, interval
 from ..evaluation.metrics.scoring import Result, totals
 from ..evaluation.task import Task
 from ..reports.pages import page_template
+from ..reports.score_plot import score_plot
+from ..reports.tables import markdown_lines
 from ..rows.files import replacing
 from .exams import EXAMS
 from .runs import TYPES, Ablation
 
 HERE = Path(__file__).parent
-
-# The plot, in clusters of the SVG's own
-WIDTH, LEFT, RIGHT = 760, 300, 640  # of the whole, and where 0 and 100 per cent are
-ROW, HEADING = 22, 30
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A run as it is drawn: its place, its score with the interval's ends, and the score of each seed."""
-
-    name: str
-    y: float
-    x: float
-    low: float
-    high: float
-    seeds: list[float]
-    text: str
-    is_reference: bool
-
-
-@dataclass(frozen=True)
-class Heading:
-    """What the runs below it change."""
-
-    text: str
-    y: float
 
 
 def summarize(ablations: Sequence[Ablation], found: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
@@ -110,8 +85,8 @@ def write_report(results: Mapping[str, Any], folder: Path) -> str:
         "whose interval leaves out 0. What another seed would change is not in them. "
         f"Seeds: {', '.join(map(str, results['seeds']))}."
     )
-    table = "\n\n".join([*map(_markdown, tables), note]) + "\n"
-    plot = page_template(HERE / "plot.svg").render(**_drawn(results["runs"]))
+    table = "\n\n".join([*(markdown_lines(table, text_columns=2) for table in tables), note]) + "\n"
+    plot = score_plot(results["runs"], LEVEL)
     page = page_template(HERE / "report.html").render(results=results, tables=tables, note=note, plot=plot)
     texts = {"results.json": json.dumps(results, indent=1) + "\n", "ablations.md": table}
     for name, text in {**texts, "ablations.svg": plot, "report.html": page}.items():
@@ -141,44 +116,3 @@ def _change(run: Mapping[str, Any]) -> tuple[str, str]:
         return "", ""
     low, high = run["difference"]["interval"]
     return f"{run['difference']['value']:+.1f} ({low:+.1f} to {high:+.1f})", "*" if low > 0 or high < 0 else ""
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    first, *others = lines
-    rule = ["---", "---", *["---:"] * (len(first) - 2)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (first, rule, *others))
-
-
-# ---- the plot ----
-
-
-def _drawn(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the SVG is filled with."""
-    y, group, headings, marks, references = 0.0, None, [], [], []
-    for run in runs:
-        if run["group"] != group:
-            group, y = run["group"], y + HEADING
-            headings.append(Heading(group, y))
-        y += ROW
-        low, high = run["interval"]
-        is_first = run["difference"] is None
-        seeds = [_x(score) for score in run["seeds"]]
-        text = f"{run['score']:.1f}"
-        marks.append(Mark(run["name"], y, _x(run["score"]), _x(low), _x(high), seeds, text, is_first))
-        if is_first:
-            references.append([marks[-1].x, y, y])
-        references[-1][2] = y
-    return {
-        "headings": headings,
-        "marks": marks,
-        "references": references,
-        "ticks": [(_x(tick), tick) for tick in range(0, 101, 20)],
-        "width": WIDTH,
-        "bottom": y + ROW / 2,
-        "height": y + 2 * ROW,
-        "level": LEVEL,
-    }
-
-
-def _x(per_cent: float) -> float:
-    return LEFT + (RIGHT - LEFT) * per_cent / 100

@@ -73,7 +73,6 @@ class Quickstart:
 
     def __init__(self, folder: Path, seed: int, scale: float, patch_side: int = CELL_SIDE) -> None:
         self.folder, self.seed, self.patch_side = folder, seed, patch_side
-        self.rng = random.Random(f"quickstart {seed}")
         self.held_out = held_out_pairs(seed)
         self.pairs = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
         self.seconds: dict[str, float] = {}
@@ -141,7 +140,7 @@ class Quickstart:
     def prepare(self, side: SideProcess) -> None:
         """Everything that training starts from: the world's pictures and rows, and the two backbones."""
         with self.phase("world"):
-            scenes = [sample_scene(self.rng, self.held_out) for _ in range(self.scenes)]
+            scenes = self.sample_scenes()
             pictures = [draw_scene(scene) for scene in scenes]
             self.write_rows(scenes, self.save(pictures, "train"))
             tokenizer, texts = self.write_texts(scenes)
@@ -161,6 +160,11 @@ class Quickstart:
                 self.patch_side,
             )
             self.curves |= {"CLIP": _thinned(clip), "Llama": _thinned(llama.result())}
+
+    def sample_scenes(self) -> list[Scene]:
+        """The scenes to learn from, the same at each call."""
+        rng = random.Random(f"quickstart {self.seed}")
+        return [sample_scene(rng, self.held_out) for _ in range(self.scenes)]
 
     def exam(self) -> list[Item]:
         """The questions, the same at each call."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
@@ -15,6 +17,7 @@ from ..rows.loading import load_conversations
 from ..train import LlavaSFTConfig, LlavaSFTTrainer
 from .evaluate import Item, answers
 from .text import CHAT_TEMPLATE
+from .world import draw_scene
 
 Curve = list[list[float]]  # [step, loss] pairs
 
@@ -51,6 +54,9 @@ class Outcome:
     settings: dict[str, str]
     seconds_a_step: dict[str, float]
     peak_memory_mb: float  # of the process so far
+    image_tokens: int  # that the picture of the first question takes in the text
+    image_features: int  # that the connector makes of it
+    connector_parameters: int
 
 
 class LossBar(TrainerCallback):
@@ -98,7 +104,17 @@ def train_and_ask(folder: Path, run: Run, exam: Sequence[Item], seed: int, show_
     save_llava(model, processor, folder / "runs" / run.name)
     said = answers(model, processor, exam, blind=run.blind, show_progress=show_progress)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Outcome(said, curves, _figures(model), seconds, peak)
+    connector = sum(parameter.numel() for parameter in model.model.multi_modal_projector.parameters())
+    counted = _count_picture(model, processor, draw_scene(exam[0].scene))
+    return Outcome(said, curves, _figures(model), seconds, peak, *counted, connector)
+
+
+@torch.inference_mode()
+def _count_picture(model: Any, processor: Any, picture: Image.Image) -> tuple[int, int]:
+    """How many tokens a picture takes in the text, and how many features the connector makes of it."""
+    [features] = model.get_image_features(**processor.process_images([picture]), return_dict=True).pooler_output
+    counted = processor._get_num_multimodal_tokens(image_sizes=[(picture.height, picture.width)])
+    return counted.num_image_tokens[0], len(features)
 
 
 def _train(

@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
         "photographs.command", "labelled photographs and two backbones become a visual assistant, by the verbs below"
     ),
     "ablations": Verb("ablations.command", "measure what each part of the recipe is worth, on the quickstart's world"),
+    "compare": Verb("compare.command", "connectors and layouts of images side by side, on the quickstart's world"),
     "init": Verb("checkpoints.command", "join a vision encoder and a language model: an untrained LLaVA"),
     "sft": Verb(
         "train.launch", "train a stage: every flag of `trl sft` and ours (llavakit sft --help)", takes_all=True

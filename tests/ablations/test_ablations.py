@@ -171,7 +171,7 @@ def test_a_killed_call_is_gone_on_with(tmp_path: Path) -> None:
     assert {run["run"] for run in results["runs"]} == {path.stem for path in outcomes.glob("*.json")}
     assert {run["exam"] for run in results["runs"]} == set(EXAMS)
     assert (folder / "seed-0" / SCIENCE / "test").is_dir() and (folder / "report.html").is_file()
-    with pytest.raises(ValueError, match="at scale 0.01; choose a new folder"):
+    with pytest.raises(ValueError, match="at scale 0.01, not 0.02; choose a new folder"):
         run_ablations(str(folder), scale=0.02)
 
 
