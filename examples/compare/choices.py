@@ -69,11 +69,17 @@ CONNECTORS = (
         ),
         **ATTENDING,
     ),
-    Choice("perceiver, 16 latents", "Flamingo", _connector("perceiver", num_latents=16, num_layers=2), **ATTENDING),
+    Choice(
+        "perceiver, 16 latents",
+        "Flamingo",
+        _connector("perceiver", num_latents=16, num_layers=2, num_heads=4),
+        **ATTENDING,
+    ),
     Choice(
         "gated cross-attention",
         "Flamingo",
-        _connector("perceiver", num_latents=16, num_layers=2, cross_attention_every=1) | {"image_fusion": "attend"},
+        _connector("perceiver", num_latents=16, num_layers=2, num_heads=4, cross_attention_every=1)
+        | {"image_fusion": "attend"},
         **ATTENDING,
     ),
 )
