@@ -40,13 +40,10 @@ class QFormerConnector(Connector):
         num_queries, width = options.pop("num_queries"), options["hidden_size"]
         self.query = nn.Parameter(torch.empty(num_queries, width))
         self.layer_norm = nn.LayerNorm(vision_width(config), eps=1e-6)
-        options["attn_implementation"] = (
-            "eager" if config._attn_implementation == "eager" else "sdpa"
-        )  # no flash attention
+        # transformers' Q-Former has no flash attention
+        options["attn_implementation"] = "eager" if config._attn_implementation == "eager" else "sdpa"
         qformer_config = Blip2QFormerConfig(
-            encoder_hidden_size=vision_width(config),
-            intermediate_size=4 * width,
-            **options,
+            encoder_hidden_size=vision_width(config), intermediate_size=4 * width, **options
         )
         self.qformer = Blip2QFormerModel(qformer_config)
         self.linear = nn.Linear(width, config.text_config.hidden_size, bias=config.multimodal_projector_bias)

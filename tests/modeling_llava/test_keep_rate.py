@@ -141,6 +141,14 @@ def test_it_is_set_when_a_processor_is_loaded_and_saved_with_it(made, pictures, 
         loaded.image_regions(*pictures[0].size)
 
 
+def test_the_page_says_how(made, tmp_path, monkeypatch, code_block):
+    made()[1].save_pretrained(tmp_path / "llava")
+    monkeypatch.chdir(tmp_path)
+    names = {"AutoProcessor": AutoProcessor}
+    exec(code_block("architectures.md", "python keep"), names)
+    assert names["processor"].view.keep_rate == 0.25
+
+
 def test_a_step_can_be_taken_with_it(made, pictures):
     """It is meant for inference, and does no harm in training."""
     model, processor = made("halves", rates=(0.5,))

@@ -65,6 +65,13 @@ def test_it_computes_what_transformers_blip_2_computes(connector, frequency):
     assert not torch.equal(tokens[0], tokens[1])
 
 
+def test_its_attention_is_the_models(tiny_model):
+    model = tiny_model(projector_type="qformer", projector_options=SMALL, attn_implementation="eager")
+    assert model.model.multi_modal_projector.qformer.config._attn_implementation == "eager"
+    model.set_attn_implementation("sdpa")
+    assert model.model.multi_modal_projector.qformer.config._attn_implementation == "sdpa"
+
+
 def test_sizes_of_blip_2():
     vision = {"model_type": "clip_vision_model", "hidden_size": 1408, "num_attention_heads": 16}
     config = LlavaConfig(
