@@ -16,10 +16,11 @@ from ..modeling_llava.fusions import FUSIONS
 from ..processing import LlavaProcessor
 from ..processing.image_layouts import image_layout
 from ..processing.image_plan import view_size
+from ..processing.layout_native import makes_patches
 from ..rows.schema import IMAGE_PLACEHOLDER
 from .backbones import check_scores, grow_vocabulary, load_language_model, load_vision_tower
 from .loading import naming_damage
-from .measuring import measure_image_tokens, measure_prefix_tokens
+from .measuring import check_own_sizes, measure_image_tokens, measure_prefix_tokens
 from .safe_writing import replace_files, staging_folder
 from .stop_tokens import add_stop_tokens
 
@@ -66,6 +67,11 @@ def build_llava(
     with naming_damage(vision, language):
         image_processor = AutoImageProcessor.from_pretrained(vision, revision=vision_revision or "main", **hub)
         tokenizer = AutoTokenizer.from_pretrained(language, revision=language_revision or "main", **hub)
+    if makes_patches(image_processor) and not layout.own_sizes:
+        raise ValueError(
+            f"image_aspect_ratio={image_aspect_ratio!r}, but the image processor of {vision} cuts whole pictures into "
+            "patches, for an encoder that takes them at their own size: use 'native'."
+        )
     model_options.setdefault("view_size", view_size(image_processor))
     model_options.setdefault("image_line_break", layout.line_breaks)
     model = build_model(vision, language, trust_remote_code=trust_remote_code, **revisions, **model_options)
@@ -82,6 +88,8 @@ def build_llava(
         box_format=box_format,
         **token_order(model.config),
     )
+    if layout.own_sizes:
+        check_own_sizes(model, processor)
     add_stop_tokens(model, processor)
     return model, processor
 
@@ -90,7 +98,13 @@ def token_order(config: LlavaConfig) -> dict[str, Any]:
     """What a processor is told of the tokens that a view, or an image, takes: arguments of `LlavaProcessor`."""
     if CONNECTORS[config.projector_type].of_image:
         return {"image_token_grid": config.patch_grid, "image_tokens_of": "image"}
-    return {"image_token_grid": config.feature_grid or (config.image_seq_length, 1)}
+    connector, patches, grid = CONNECTORS[config.projector_type], config.patch_grid, config.feature_grid
+    order: dict[str, Any] = {"image_token_grid": grid or (config.image_seq_length, 1)}
+    if patches is not None and grid is not None:
+        doubled = connector.grid((2 * patches[0], 2 * patches[1]), config)
+        if doubled == (2 * grid[0], 2 * grid[1]):  # more patches, more tokens
+            order["image_token_patches"] = [patches[0] // grid[0], patches[1] // grid[1]]
+    return order
 
 
 def build_model(

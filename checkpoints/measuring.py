@@ -8,11 +8,13 @@ import copy
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import PreTrainedModel
 
 from ..modeling_llava import LlavaConfig
 from ..modeling_llava.connectors import CONNECTORS
 from ..modeling_llava.fusions import FUSIONS
+from ..modeling_llava.vision_encoding import show_pixels
 from .backbones import ENCODERS_THAT_WORK
 
 
@@ -37,7 +39,7 @@ def measure_prefix_tokens(tower: PreTrainedModel, view_size: tuple[int, int] | N
     config = LlavaConfig(vision_config=vision_config, num_additional_image_tokens=0, view_size=view_size)
     views = torch.zeros(2, *config.image_shape, dtype=tower.dtype, device=tower.device)
     try:
-        states = tower(views, output_hidden_states=True, return_dict=True).hidden_states
+        states = show_pixels(tower, views, output_hidden_states=True, return_dict=True).hidden_states
     except (ValueError, TypeError, RuntimeError) as error:  # what an encoder raises differs from one to the next
         raise ValueError(
             f"The vision encoder {type(tower).__name__} does not take views of {config.image_shape[1]} x "
@@ -103,3 +105,32 @@ def image_tokens_in_words(config: LlavaConfig, single_view: bool = True) -> str:
         if FUSIONS[config.image_fusion].num_tokens(features) != features:
             words += f" and {features:,} features"
     return f"{words} {'an image' if single_view or connector.of_image else 'a view'}"
+
+
+@torch.no_grad()
+def check_own_sizes(model: Any, processor: Any) -> None:
+    """Show a LLaVA pictures of several shapes at their own sizes, and check that features are made as they are counted.
+
+    Raises:
+        ValueError: The encoder takes views of one size alone, or encoder and connector make other numbers of features.
+    """
+    view = processor.view
+    sizes = [(view.width, view.height), (view.width, view.height // 2), (view.width // 3, view.height)]
+    images = [Image.new("RGB", size) for size in sizes]
+    counted = processor._tokens_of_images(images)
+    inputs = {name: tensor.to(model.device) for name, tensor in processor.process_images(images).items()}
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    try:
+        made = [len(image) for image in model.get_image_features(**inputs, return_dict=True).pooler_output]
+    except (ValueError, TypeError, RuntimeError) as error:  # what an encoder raises differs from one to the next
+        raise ValueError(
+            f"image_aspect_ratio={processor.image_aspect_ratio!r} shows pictures at their own sizes, which "
+            f"{type(model.model.vision_tower).__name__} with the connector {model.config.projector_type!r} does not take "
+            f"({error}). Give an encoder that does, such as SigLIP 2 NaFlex, or one that interpolates its positions, such "
+            "as DINOv2, CLIP or SigLIP; or choose another layout of images."
+        ) from error
+    if made != counted:
+        raise ValueError(
+            f"Pictures of {sizes} pixels give {made} features, but {counted} were counted: grid of the connector "
+            f"{model.config.projector_type!r} counts wrongly."
+        )

@@ -117,7 +117,7 @@ class PromptReader:
 
     def pixels(self, images: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """What goes into the model for images: `pixel_values`, a row a view; empty where there are no images."""
-        inputs = {name: torch.cat([image[name] for image in images]) for name in (images[0] if images else ())}
+        inputs = {name: _rows([image[name] for image in images]) for name in (images[0] if images else ())}
         return {
             name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
             for name, tensor in inputs.items()
@@ -176,6 +176,13 @@ def keeps_all_tokens(model: Any) -> bool:
 def _cache_layers(model: Any) -> list[Any]:
     """What the language model would keep of itself, layer by layer."""
     return DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+
+
+def _rows(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What goes with several images, a row a view. Views of their own sizes have as many patches as the longest, as
+    where the processor makes them together."""
+    longest = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([torch.nn.functional.pad(t, (0, 0) * (t.ndim - 2) + (0, longest - t.shape[1])) for t in tensors])
 
 
 def _common_length(one: Sequence[Any], two: Sequence[Any], same: Any) -> int:

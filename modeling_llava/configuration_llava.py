@@ -20,6 +20,7 @@ PREFIX_TOKENS: dict[str, Callable[[PreTrainedConfig], int]] = {
     "dinov3_vit": lambda config: 1 + config.num_register_tokens,
     "ijepa": lambda config: 0,
     "internvl_vision": lambda config: 1,
+    "siglip2_vision_model": lambda config: 0,
     "siglip_vision_model": lambda config: 0,
     "vit": lambda config: 1,
 }

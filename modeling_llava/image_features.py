@@ -122,7 +122,7 @@ def connect(
         if isinstance(features, torch.Tensor):
             views: ViewFeatures = connector(features, patch_grids[0] if patch_grids else None)
         else:
-            views = _together(patch_grids, lambda same: connector(_stacked(features, same), patch_grids[same[0]]))
+            views = together(patch_grids, lambda same: connector(_stacked(features, same), patch_grids[same[0]]))
         return join_views(views, feature_places, connector.line_break)
 
     if feature_places is None:
@@ -134,10 +134,10 @@ def connect(
     def read(same: list[int]) -> torch.Tensor:
         return connector([torch.stack(grids) for grids in zip(*(images[index] for index in same), strict=True)])
 
-    return _together(shapes, read)
+    return together(shapes, read)
 
 
-def _together(keys: Sequence[Any], run: Callable[[list[int]], torch.Tensor]) -> list[torch.Tensor]:
+def together(keys: Sequence[Any], run: Callable[[list[int]], torch.Tensor]) -> list[torch.Tensor]:
     """`run` on the indices of each key, of which it returns a row an index; the rows of all, in their order."""
     groups: dict[Any, list[int]] = {}
     for index, key in enumerate(keys):

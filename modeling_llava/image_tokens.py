@@ -2,6 +2,9 @@
 
 import torch
 
+# What goes with the views of a batch, a row a view
+VIEW_INPUTS = ("pixel_values", "feature_places", "spatial_shapes")
+
 
 def check_image_tokens(num_tokens: list[int], num_features: list[int], unit: str = "features") -> None:
     """Check that the placeholders of each sample hold a whole number of images, taken in order.
@@ -44,7 +47,7 @@ def repeat_views(views: dict[str, torch.Tensor], num_tokens: torch.Tensor, times
     """Repeat the images of each sample as a group: (a, b), (c) twice are a, b, a, b, c, c.
 
     Args:
-        views: `pixel_values`, `(V, ...)`, and `feature_places`, `(V, 13)`, where images have several views.
+        views: `pixel_values`, `(V, ...)`, and what else of `VIEW_INPUTS` there is.
         num_tokens: `(B,)`, placeholders of each sample.
         times: how often.
 

@@ -9,7 +9,6 @@ Shapes in this file:
                                         Z  width of the image features: that of the encoder, once for each feature layer
 """
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +27,9 @@ from .connector_base import Connector
 from .connectors import CONNECTORS
 from .fusions import FUSIONS
 from .image_features import connect
-from .image_tokens import check_image_tokens, repeat_views
+from .image_tokens import VIEW_INPUTS, check_image_tokens, repeat_views
 from .model_parts import freeze_for, is_learning
+from .vision_encoding import encode_views
 
 
 @dataclass
@@ -138,43 +138,38 @@ class LlavaModel(LlavaPreTrainedModel):
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         feature_places: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """Encode images, project them into the embedding space of the language model, H_v = W Z_v, and join their views.
 
         Args:
-            pixel_values: `(V, C, H, W)`.
+            pixel_values: `(V, C, H, W)`, or patches, `(V, L, p * p * C)`, of views of their own sizes (`vision_encoding`).
             vision_feature_layer: overrides the one of the config.
             vision_feature_select_strategy: overrides the one of the config.
             feature_places: `(V, 13)`, which view belongs to which image and where its features go, as the processor
                 gives it (see `arrange_views`). None: every view is an image.
+            spatial_shapes: `(V, 2)`, rows and columns of the patches of each view, where `pixel_values` are patches.
 
         Returns:
-            The output of the vision tower; its `pooler_output` is a list of N tensors, with a row an image token:
-            `(tokens, D)`, unless the fusion has it otherwise (`Fusion.as_tokens`).
+            The output of the vision tower, where it was called once; its `pooler_output` is a list of N tensors, with a
+            row an image token: `(tokens, D)`, unless the fusion has it otherwise (`Fusion.as_tokens`).
 
         Raises:
             ValueError: if `feature_places` does not fit the views or their features.
         """
-        # One layer is asked for by its index, so that a transformers that can keep a single hidden state does; others
-        # read any true value as "all of them".
-        layer: Any = vision_feature_layer  # of the config, if None was given
-        one = isinstance(layer, int)
-        capture = kwargs.pop("output_hidden_states", None) or (layer if one and layer != 0 else True)
-
-        # Without this, hooks that make embeddings require a gradient (gradient checkpointing of adapters) would build
-        # a graph through a frozen tower. A gradient with respect to the pixels is still to be had.
-        frozen = not is_learning(self.vision_tower) and not pixel_values.requires_grad
-        with torch.no_grad() if frozen else contextlib.nullcontext():
-            outputs = self.vision_tower(pixel_values, output_hidden_states=capture, return_dict=True, **kwargs)
-
-        first = 0 if vision_feature_select_strategy == "full" else self.config.num_additional_image_tokens
-        chosen = [outputs.hidden_states[index][:, first:] for index in ([layer] if one else layer)]
-        features = chosen[0] if one else torch.cat(chosen, dim=-1)  # (V, P, Z)
-        grids = [self.config.patch_grid] * len(features)
-        images = connect(self.multi_modal_projector, features, feature_places, grids)  # N x (features, D)
-        outputs.pooler_output = FUSIONS[self.config.image_fusion].as_tokens(images)  # N x (tokens, ...)
-        return outputs
+        views = encode_views(
+            self.vision_tower,
+            self.config,
+            pixel_values,
+            spatial_shapes,
+            vision_feature_layer,  # of the config, as is the strategy, if None was given
+            vision_feature_select_strategy,
+            **kwargs,
+        )
+        images = connect(self.multi_modal_projector, views.features, feature_places, views.grids)  # N x (features, D)
+        views.outputs["pooler_output"] = FUSIONS[self.config.image_fusion].as_tokens(images)  # N x (tokens, ...)
+        return views.outputs
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs lists position_ids, which generate looks for by name
@@ -188,6 +183,7 @@ class LlavaModel(LlavaPreTrainedModel):
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         feature_places: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -196,10 +192,10 @@ class LlavaModel(LlavaPreTrainedModel):
 
         Args:
             input_ids: `(B, S)`, with a run of `image_token_id` where each image goes, as long as the fusion has it.
-            pixel_values: `(V, C, H, W)`, the images of all samples, in the order of their placeholders.
+            pixel_values: `(V, C, H, W)` or patches, the images of all samples, in the order of their placeholders.
             attention_mask: `(B, S)`.
             inputs_embeds: `(B, S, D)`, instead of `input_ids`.
-            feature_places: `(V, 13)`, see `get_image_features`.
+            feature_places, spatial_shapes: `(V, 13)` and `(V, 2)`, see `get_image_features`.
             mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
 
         Raises:
@@ -220,6 +216,7 @@ class LlavaModel(LlavaPreTrainedModel):
                 vision_feature_layer=vision_feature_layer,
                 vision_feature_select_strategy=vision_feature_select_strategy,
                 feature_places=feature_places,
+                spatial_shapes=spatial_shapes,
                 return_dict=True,
             )
         image_features: Any = None
@@ -306,6 +303,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         feature_places: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -327,6 +325,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
             vision_feature_layer=vision_feature_layer,
             vision_feature_select_strategy=vision_feature_select_strategy,
             feature_places=feature_places,
+            spatial_shapes=spatial_shapes,
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
@@ -356,7 +355,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
 
         The general method repeats row by row, which for a sample with images (a, b) gives a, a, b, b.
         """
-        views = {name: model_kwargs.pop(name, None) for name in ("pixel_values", "feature_places")}
+        views = {name: model_kwargs.pop(name, None) for name in VIEW_INPUTS}
         views = {name: tensor for name, tensor in views.items() if tensor is not None}
         if expand_size > 1 and views and input_ids is not None:
             num_tokens = (input_ids == self.config.image_token_id).sum(-1)  # (B,)

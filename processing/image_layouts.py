@@ -10,6 +10,7 @@ from .image_geometry import Placement
 from .image_inputs import crop_to_square, pad_to_square, trim_strip
 from .image_plan import ImageLayout, Mosaic, View
 from .layout_anyres import AnyResLayout
+from .layout_native import NativeLayout
 from .layout_tiles import TilesLayout
 
 
@@ -55,6 +56,7 @@ IMAGE_LAYOUTS: dict[str, type[ImageLayout]] = {
     "pad": PadLayout,
     "anyres": AnyResLayout,
     "tiles": TilesLayout,
+    "native": NativeLayout,
 }
 
 

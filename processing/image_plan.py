@@ -9,6 +9,7 @@ before a picture is decoded. The model joins the features as `feature_places` te
 Shapes: N images, V views over all of them, F features that encoder and connector make of one view.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ class View:
         of_image (`bool`): Whether the connector makes its F features of all views of an image together: every image
             takes F tokens then, and `grid` is that of a view's patches.
         keep_rate (`float`): The share of an image's features that the model keeps; the others get no token.
+        patch (`tuple[int, int]`, *optional*): Height and width of a patch, in pixels.
+        token_patches (`tuple[int, int]`, *optional*): Rows and columns of the patches that become one feature, in a view of
+            any size; None where there are F of them in any.
     """
 
     height: int
@@ -41,6 +45,8 @@ class View:
     spatial: bool = True
     of_image: bool = False
     keep_rate: float = 1.0
+    patch: tuple[int, int] | None = None
+    token_patches: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,8 @@ def view_size(image_processor: Any) -> tuple[int, int]:
     Raises:
         ValueError: If its size does not fix both.
     """
+    if (most := getattr(image_processor, "max_num_patches", None)) is not None:  # SigLIP 2 NaFlex: in any shape
+        return (math.isqrt(most) * image_processor.patch_size,) * 2
     crops = getattr(image_processor, "do_center_crop", None)
     size = dict((crops and image_processor.crop_size) or image_processor.size)
     if "height" in size and "width" in size:
@@ -193,11 +201,13 @@ class ImageLayout(ABC):
         line_breaks (`bool`): Whether rows of features end in a learnt embedding, where features have rows.
         cuts_to_size (`bool`): Whether views are cut in the size that the encoder takes, so that the image processor is
             not to resize and crop them: one that does both would take a margin off every tile.
+        own_sizes (`bool`): Whether views have sizes of their own, and are given to the model as patches.
     """
 
     single_view: ClassVar[bool] = False
     line_breaks: ClassVar[bool] = False
     cuts_to_size: ClassVar[bool] = False
+    own_sizes: ClassVar[bool] = False
 
     def check(self, view: View) -> None:  # noqa: B027  most can cut any
         """Refuse views that images cannot be cut into. Asked when a processor is made.

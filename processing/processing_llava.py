@@ -7,6 +7,7 @@ collator, `AutoProcessor`, the image-text-to-text pipeline, serving programs. Al
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from tokenizers import AddedToken
@@ -62,6 +63,8 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             `image_seq_length` tokens of all views of an image together (`Connector.of_image`).
         box_format (`str`, *optional*, defaults to `"llava"`): How boxes and points stand in text, a key of `BOX_FORMATS`:
             which picture they count on, in which unit, and their form. See `box_text` and `boxes_in`.
+        image_token_patches (`list[int]`, *optional*): Rows and columns of the patches that become one token, in a view of
+            any size. Default: one each, unless `image_token_grid` is given, which views of any size are taken to have.
 
     Raises:
         ValueError: If an argument has a value that is not known, or the tokenizer cannot be used.
@@ -85,6 +88,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         image_tokens_of: str = "view",
         image_keep_rate: float = 1.0,
         box_format: str = "llava",
+        image_token_patches: Sequence[int] | None = None,
     ):
         vision_feature_select_strategy = vision_feature_select_strategy or "default"
         if vision_feature_select_strategy not in ("default", "full"):
@@ -113,6 +117,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         self.image_tokens_of = image_tokens_of
         self.image_keep_rate = image_keep_rate
         self.box_format = box_format
+        self.image_token_patches = None if image_token_patches is None else list(image_token_patches)
 
         if image_token not in tokenizer.added_tokens_encoder:
             tokenizer.add_tokens([AddedToken(image_token, normalized=False, special=True)], special_tokens=True)
@@ -155,7 +160,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         """Rows and columns of the patches of a view."""
         if self.patch_size is None:
             raise ValueError("patch_size=None: give the patch size of the vision encoder (its config's patch_size).")
-        sides = (self.patch_size, self.patch_size) if isinstance(self.patch_size, int) else self.patch_size
+        sides = _pair(self.patch_size)
         height, width = self.image_size
         return height // sides[0], width // sides[1]
 
@@ -174,7 +179,11 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         rows, columns = grid if grid is not None and spatial else (num_tokens, 1)
         if self.image_keep_rate != 1:
             self._check_keep_rate(tokens_are_patches=spatial and not of_image and (rows, columns) == self._patch_grid)
-        return View(*self.image_size, num_tokens, (rows, columns), spatial, of_image, self.image_keep_rate)
+        view = View(*self.image_size, num_tokens, (rows, columns), spatial, of_image, self.image_keep_rate)
+        if self.patch_size is None:
+            return view
+        together = self.image_token_patches or ((1, 1) if self.image_token_grid is None and spatial else None)
+        return replace(view, patch=_pair(self.patch_size), token_patches=together and _pair(together))
 
     def _check_keep_rate(self, tokens_are_patches: bool) -> None:
         if not 0 < self.image_keep_rate <= 1:
@@ -345,8 +354,8 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             images (`list`): At least one; `PIL.Image.Image`, or what else `images=` of a call takes.
 
         Returns:
-            `dict`: Tensors: `pixel_values` of shape `(views, channels, height, width)`, a row a view, and
-            `feature_places` where the layout has several views (see `ImageLayout.apply`).
+            `dict`: Tensors, a row a view: `pixel_values` of shape `(views, channels, height, width)`, and what else the
+            layout has go with them (see its `apply`).
         """
         outputs = self._apply_layout(list(images), return_tensors="pt")
         outputs.pop("tokens_of_image", None)
@@ -359,6 +368,10 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
 
 
 LlavaProcessor = LlavaKitProcessor
+
+
+def _pair(sides: int | Sequence[int]) -> tuple[int, int]:
+    return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
 
 
 def _flat(images: Any) -> list[Any]:

@@ -33,7 +33,8 @@ class ImageCut:
         """Of an upright picture of that size, in pixels, by a `LlavaProcessor`."""
         layout, plan = processor.layout, processor.plan(width, height)
         view = plan.mosaics[0].view
-        placement, first = layout.placement(width, height, view), layout.placements(width, height, view)[0]
+        placement = layout.placement(width, height, processor.view)
+        first = layout.placements(width, height, processor.view)[0]
         fills = round(first.scale_x * width) == view.width and round(first.scale_y * height) == view.height
         columns, rows = max(1, placement.width // view.width), max(1, placement.height // view.height)
         left, top, right, bottom = placement.onto_canvas([0, 0, width, height])

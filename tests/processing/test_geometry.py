@@ -24,6 +24,7 @@ from llavakit.processing.image_inputs import pad_to_square, to_rgb
 from llavakit.processing.image_layouts import IMAGE_LAYOUTS
 from llavakit.processing.image_plan import ImageLayout, Mosaic, View
 from llavakit.processing.image_regions import ImageRegions
+from llavakit.processing.layout_native import pixels_of
 
 
 @dataclass(frozen=True)
@@ -210,9 +211,11 @@ def redness(processor: LlavaProcessor, regions: ImageRegions, picture: Image.Ima
     inputs = processor.process_images([picture])
     mean, std = processor.image_processor.image_mean[0], processor.image_processor.image_std[0]
     views = [view for mosaic in regions.plan.mosaics for view in [mosaic.view] * mosaic.num_views]
+    pixel_values = inputs["pixel_values"]
+    if "spatial_shapes" in inputs:  # patches
+        pixel_values = [pixels_of(*view, 14) for view in zip(pixel_values, inputs["spatial_shapes"], strict=True)]
     pixels = [
-        pixels[0, : view.height, : view.width] * std + mean
-        for view, pixels in zip(views, inputs["pixel_values"], strict=True)
+        pixels[0, : view.height, : view.width] * std + mean for view, pixels in zip(views, pixel_values, strict=True)
     ]
     return pixels, inputs.get("feature_places")
 

@@ -22,6 +22,8 @@ PAPERS = {
     "internvl2.5_stage1_align": ("align", 1, 2e-4, 512),
     "internvl2.5_stage1.5_align_vision": ("align_vision", 1, 1e-5, 1024),
     "internvl2.5_stage2_joint": ("joint", 1, 4e-5, 512),
+    "llava_native_stage1_align": ("align", 1, 1e-3, 256),  # of LLaVA-1.5
+    "llava_native_stage2_instruct": ("instruct", 1, 2e-5, 128),
 }
 MAX_LENGTHS = {"llava_next": 4096, "llava_onevision": 32768, "internvl2.5": 16384}  # 2048 in the others
 WEIGHT_DECAYS = {  # none in the others
@@ -34,8 +36,12 @@ WARMUPS = {
     "internvl2.5_stage1.5_align_vision": 100,
 }  # steps of 1,000; 3% in the others
 VISION_RATES = {"llava_next_stage2_joint": 2e-6, "llava_onevision_stage2_joint": 2e-6}  # that of all in the others
-PLAIN = ("llava_v1.5_stage1_align", "llava_next_stage1_align")  # stage 1 with the template of that name
-BY_MODALITY = ("llava_v1.5_stage2_instruct", "llava_next_stage2_joint", "llava_onevision_stage2_joint")
+# Stage 1 with the template of that name
+PLAIN = ("llava_v1.5_stage1_align", "llava_next_stage1_align", "llava_native_stage1_align")
+BY_MODALITY = (
+    *("llava_v1.5_stage2_instruct", "llava_next_stage2_joint", "llava_onevision_stage2_joint"),
+    "llava_native_stage2_instruct",
+)
 # stage, steps, learning rate and the least of it, steps of warmup, rows of a step, tokens of a row: arXiv:2308.12966 (table of
 # hyperparameters) and arXiv:2301.12597 (section 3.4)
 PAPERS_IN_STEPS = {

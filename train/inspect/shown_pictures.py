@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from ...processing import LlavaProcessor
+from ...processing.layout_native import pixels_of
 from ...reports.image_cuts import ImageCut
 from ...reports.marked_pictures import Mark, coloured, marked
 from ...rows.images import encoded_uri
@@ -48,7 +49,10 @@ def with_boxes(
 def views_as_seen(image: Image.Image, processor: LlavaProcessor) -> list[Image.Image]:
     """Each view of an image, its normalisation undone."""
     settings: Any = processor.image_processor
-    pixels = processor.process_images([image])["pixel_values"].float()  # (views, 3, height, width)
+    inputs = processor.process_images([image])
+    pixels = inputs["pixel_values"].float()  # (views, 3, height, width)
+    if "spatial_shapes" in inputs:  # patches of one view
+        pixels = pixels_of(pixels[0], inputs["spatial_shapes"][0].tolist(), processor.patch_size or 1)[None]
     if settings.do_normalize:
         mean, deviation = (torch.tensor(value).view(-1, 1, 1) for value in (settings.image_mean, settings.image_std))
         pixels = pixels * deviation + mean
