@@ -1,9 +1,9 @@
 """The fusion of Flamingo: text tokens attend to images, in layers between those of the language model (arXiv:2204.14198).
 
-    images, N x (1, L, Z) ─────┐                      ┌── ReadImages of the tokens before, on the cache
-    where <image> stands, (B, S) ──> ReadImages, (B, M) ──> with that, on the cache
-                                         └── ImageContext: an argument of the language model, and so of its layers
-                                                └── hook before a layer ── GatedCrossAttentionBlock ──> hidden states
+    images, (N, L, Z), and where <image> stands, (B, S)  ──>  ReadImages: features (B, M, L, Z), places (B, M)
+    with those of the tokens before, off the cache       ──>  ReadImages, on the cache
+    which of them each token sees                        ──>  ImageContext, an argument of the language model
+    hook before a layer: takes the argument out          ──>  GatedCrossAttentionBlock  ──>  hidden states of the layer
 
 An image takes one token in the text, its place, and the tokens from there to the next image attend to it. The features
 reach the layers as an argument and not by way of a state: gradient checkpointing runs a layer anew with the arguments that
@@ -57,8 +57,8 @@ class GatedAttentionFusion(Fusion):
         return 1
 
     def as_tokens(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
-        """`(L, Z)` each to `(1, L, Z)` each: a token that has many features."""
-        return [image.unsqueeze(0) for image in images]
+        """`(L, Z)` each to `(1, L * Z)` each: one token with all of them, as transformers counts tokens."""
+        return [image.flatten().unsqueeze(0) for image in images]
 
     def layers(self, config: Any, width_of_features: int) -> nn.ModuleList:
         """The blocks, in their order."""
@@ -95,7 +95,9 @@ class GatedAttentionFusion(Fusion):
                 torch_compilable_check(placeholders.sum() == len(images), "image tokens and images differ in number")
             else:
                 check_image_tokens(placeholders.sum(-1).tolist(), [len(image) for image in images], unit="tokens")
-            read = ReadImages.of_text(placeholders, positions, [image.to(embeds) for image in images])
+            tokens = torch.cat(list(images)).to(embeds)  # (N, L * Z)
+            features = tokens.unflatten(-1, (-1, connector.fusion_layers[0].width_attended))
+            read = ReadImages.of_text(placeholders, positions, features)
         else:
             read = ReadImages.none(embeds)
         if (before := _read_before(cache, start)) is not None:

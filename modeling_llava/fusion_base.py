@@ -42,7 +42,7 @@ class Fusion:
         return num_features
 
     def as_tokens(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The features of N images, `(features, D)` each, as `(tokens in the text, ...)` each."""
+        """The features of N images, `(features, D)` each, as `(tokens in the text, channels of a token)` each."""
         return images
 
     def layers(self, config: Any, width_of_features: int) -> nn.ModuleList | None:
@@ -73,7 +73,7 @@ class Fusion:
             connector: The connector of the LLaVA.
             inputs: Arguments of its forward, `inputs_embeds` of shape `(B, S, D)` among them.
             placeholders: `(B, S)`, where an image token stands; None without images.
-            images: N tensors `(tokens, ...)`, as `as_tokens` gives them.
+            images: N tensors `(tokens, channels)`, as `as_tokens` gives them.
 
         Returns:
             What its forward returns.

@@ -23,6 +23,7 @@ class GatedCrossAttentionBlock(nn.Module):
 
     def __init__(self, width: int, width_attended: int, num_heads: int):
         super().__init__()
+        self.width_attended = width_attended
         self.norm = nn.LayerNorm(width)
         self.attention = CrossAttention(width, width_attended, num_heads)
         self.feed_forward = FeedForward(width)
@@ -72,8 +73,7 @@ class ImageContext:
     def show_blank(self) -> None:
         """Show a blank image to no token: in training every weight needs a gradient, whatever the batch (DDP)."""
         rows, num_tokens, _ = self.mask.shape
-        width = self.blocks[0].attention.key.in_features
-        self.features = self.features.new_zeros(rows, 1, 1, width)
+        self.features = self.features.new_zeros(rows, 1, 1, self.blocks[0].width_attended)
         self.mask = self.mask.new_zeros(rows, num_tokens, 1)
 
 

@@ -3,7 +3,6 @@
 Shapes as in `gated_attention`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,21 +24,19 @@ class ReadImages:
         self.features, self.places = features, places
 
     @classmethod
-    def of_text(
-        cls, placeholders: torch.Tensor, positions: torch.Tensor, images: Sequence[torch.Tensor]
-    ) -> "ReadImages":
+    def of_text(cls, placeholders: torch.Tensor, positions: torch.Tensor, images: torch.Tensor) -> "ReadImages":
         """The images of some tokens.
 
         Args:
             placeholders: `(B, S)`, where an image token stands.
             positions: `(S,)`, the places of the tokens.
-            images: N tensors `(1, L, Z)`, at least one.
+            images: `(N, L, Z)`, at least one.
         """
         counts = placeholders.sum(-1)  # (B,)
         most = len(images) if torch.compiler.is_compiling() else int(counts.max())
         numbers = (counts.cumsum(0) - counts).unsqueeze(-1) + torch.arange(most, device=counts.device)  # (B, M)
         places = positions.where(placeholders, NOWHERE).sort(-1).values[:, :most]
-        return cls(torch.cat(list(images))[numbers.clamp(max=len(images) - 1)], places)
+        return cls(images[numbers.clamp(max=len(images) - 1)], places)
 
     @classmethod
     def none(cls, embeds: torch.Tensor) -> "ReadImages":

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import AutoProcessor
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from llavakit import LlavaForConditionalGeneration
 from llavakit.cli import main
@@ -106,3 +108,32 @@ def test_from_backbones_builds_what_init_builds(backbones: tuple[str, str], tmp_
         "num_additional_image_tokens",
     ):
         assert written[name] == expected[name], name
+
+
+def test_a_llava_whose_text_attends_to_images(backbones: tuple[str, str], tmp_path: Path, capsys) -> None:
+    """An image takes one token whatever its views, everywhere where tokens are counted or spoken of."""
+    options = {"num_latents": 3, "num_heads": 4, "num_view_embeddings": 2, "cross_attention_every": 1}
+    flags = ["--projector_type", "perceiver", "--image_fusion", "attend", "--image_aspect_ratio", "anyres"]
+    folder = init(backbones, tmp_path / "llava", *flags, "--projector_options", json.dumps(options))
+    assert "parameters, 1 token and 3 features an image ->" in capsys.readouterr().out
+    assert "| images | 1 token and 3 features an image |" in (Path(folder) / "README.md").read_text()
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    assert model.config.num_image_tokens == processor.num_image_tokens == 1
+    for name, parameter in model.named_parameters():
+        parameter.data.fill_(0.7) if name.endswith("_gate") else None  # shut at first
+    pictures = [Image.effect_noise(size, 90).convert("RGB") for size in ((60, 30), (30, 30), (30, 90))]
+    texts = ["<image> a <image>", "a cat", "<image> is it"]
+    options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+    batch = processor(images=pictures, text=texts, **options)
+    assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [2, 0, 1]
+    assert len(batch["pixel_values"]) == len(batch["feature_places"]) > 3
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "num_beams": 2}
+    settings["suppress_tokens"] = [processor.image_token_id]
+    said = model.generate(**batch, **settings)[:, -4:]
+    for row, (text, own) in enumerate(zip(texts, (pictures[:2], None, pictures[2:]), strict=True)):
+        alone = processor(images=own, text=[text], **options)
+        assert torch.equal(model.generate(**alone, **settings)[:, -4:], said[row : row + 1])
+        with torch.no_grad():
+            scores = model(**alone).logits[0]
+            torch.testing.assert_close(model(**batch).logits[row, -len(scores) :], scores, rtol=1e-4, atol=1e-4)

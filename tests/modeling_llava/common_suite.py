@@ -21,6 +21,7 @@ OURS: dict[str, Any] = {}
 OPTIONS: dict[str, dict[str, int]] = {
     "resampler": {"num_queries": 4, "num_heads": 4},
     "qformer": {"num_queries": 4, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32},
+    "perceiver": {"num_latents": 4, "num_layers": 2, "num_heads": 4},
 }
 
 if SUBJECT == "theirs":
@@ -28,7 +29,9 @@ if SUBJECT == "theirs":
 else:
     from llavakit import LlavaConfig, LlavaForConditionalGeneration, LlavaModel  # type: ignore[assignment]
 
-    OURS = {"projector_type": SUBJECT, "projector_options": OPTIONS.get(SUBJECT)}
+    connector, _, fusion = SUBJECT.partition("+")
+    OURS = {"projector_type": connector, "image_fusion": fusion or "splice"}
+    OURS["projector_options"] = OPTIONS.get(connector)
 
 
 class TinyLlava:
@@ -38,7 +41,7 @@ class TinyLlava:
     num_channels = 3
     image_size = 8
     patch_size = 2 if SUBJECT == "pixel_shuffle_mlp" else 4  # four of its patches are a token
-    num_image_tokens = 4
+    num_image_tokens = 1 if SUBJECT.endswith("+attend") else 4
     num_text_tokens = 7
     seq_length = num_image_tokens + num_text_tokens
     hidden_size = 32

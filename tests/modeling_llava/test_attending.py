@@ -10,6 +10,7 @@ from llavakit.modeling_llava.connector_base import Connector
 from llavakit.modeling_llava.connectors import CONNECTORS
 from llavakit.modeling_llava.fusion_attend import decoder_layers
 from llavakit.modeling_llava.gated_attention import GatedCrossAttentionBlock
+from llavakit.modeling_llava.model_parts import part_of
 from llavakit.modeling_llava.read_images import NOWHERE, ReadImages
 
 from .flamingo_reference import attention, feed_forward, norm, scramble
@@ -105,7 +106,7 @@ def test_a_token_sees_the_image_that_it_last_passed(seed):
     begins[:, 0] = True
     starts = torch.arange(length).where(begins, 0).cummax(-1).values
     number = int(placeholders.sum())
-    images = [torch.full((1, 2, 4), float(image)) for image in range(number)]
+    images = [torch.full((2, 4), float(image)) for image in range(number)]
     read = ReadImages.none(torch.zeros(rows, length, 4))
     if seed % 2:  # part by part; after a part some of it is forgotten, and read again
         at = 0
@@ -118,13 +119,17 @@ def test_a_token_sees_the_image_that_it_last_passed(seed):
                 images[int(offsets[row] + before[row]) + k] for row in range(rows) for k in range(int(part[row].sum()))
             ]
             positions = torch.arange(at, end)
-            new = ReadImages.of_text(part, positions, own) if own else ReadImages.none(torch.zeros(rows, 1, 4))
+            new = (
+                ReadImages.of_text(part, positions, torch.stack(own))
+                if own
+                else ReadImages.none(torch.zeros(rows, 1, 4))
+            )
             read = read.followed_by(new, at)
             check(read, positions, starts, placeholders)
             at = end - draw(0, 2, 1).item() * (end - at > 1)
     else:
         positions = torch.arange(length)
-        read = ReadImages.of_text(placeholders, positions, images) if number else read
+        read = ReadImages.of_text(placeholders, positions, torch.stack(images)) if number else read
         check(read, positions, starts, placeholders, packed=True)
 
 
@@ -371,3 +376,22 @@ def test_the_blocks_are_part_of_the_connector(model):
     assert names and all(name.startswith("model.multi_modal_projector.fusion_layers.") for name in names)
     assert "GatedCrossAttentionBlock" in model._no_split_modules
     assert isinstance(model.model.multi_modal_projector, Connector)
+
+
+def test_adapters_read_with_the_blocks_that_they_train(model, inputs):
+    peft = pytest.importorskip("peft")
+    adapters = peft.LoraConfig(
+        target_modules=r".*language_model.*\.q_proj", modules_to_save=["multi_modal_projector"], r=2
+    )
+    batch = inputs(model.config, images=[1, 2])
+    with torch.no_grad():
+        expected = model(**batch).logits
+        wrapped = peft.get_peft_model(model, adapters).eval()
+        torch.testing.assert_close(wrapped(**batch).logits, expected)
+    learning = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    assert {part_of(name) for name in learning} == {"connector", "language model"}
+    wrapped.train()
+    wrapped(**batch, labels=batch["input_ids"]).loss.backward()
+    gradients = {name: parameter.grad for name, parameter in wrapped.named_parameters()}
+    assert all(gradients[name] is not None and gradients[name].any() for name in learning if "fusion_layers" in name)
+    assert any("fusion_layers" in name for name in learning)

@@ -103,7 +103,10 @@ def theirs(suite: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.network
-@pytest.mark.parametrize("projector_type", ["mlp2x_gelu", "linear", "resampler", "qformer", "pixel_shuffle_mlp"])
+@pytest.mark.parametrize(
+    "projector_type",
+    ["mlp2x_gelu", "linear", "resampler", "qformer", "pixel_shuffle_mlp", "perceiver", "perceiver+attend"],
+)
 def test_ours_passes_what_transformers_llava_passes(
     suite: Path, theirs: dict[str, str], projector_type: str, record_property
 ) -> None:

@@ -50,11 +50,12 @@ PAPERS_IN_STEPS = {
     "qwen_vl_stage3_instruct": ("instruct", 8_000, 1e-5, 1e-6, 3_000, 128, 2_048),
     "blip_2_stage2_align": ("align", 80_000, 1e-4, 5e-5, 2_000, 1_920, 512),
 }
+FLAMINGO = "flamingo_stage1_align"
 DEVICES = 8
 
 
 def test_every_recipe_is_checked():
-    assert {path.stem for path in RECIPES.iterdir()} == PAPERS.keys() | PAPERS_IN_STEPS.keys()
+    assert {path.stem for path in RECIPES.iterdir()} == PAPERS.keys() | PAPERS_IN_STEPS.keys() | {FLAMINGO}
 
 
 def parsed(name: str, output_dir: Path) -> tuple:
@@ -94,5 +95,15 @@ def test_recipe_in_steps_has_the_papers_values(name: str, tmp_path: Path):
     assert training.optim == "adamw_torch" and training.weight_decay == 0.05 and training.adam_beta2 == 0.98
     assert training.adam_epsilon == (1e-6 if "qwen" in name else 1e-8) and training.max_grad_norm == 1
     assert training.vision_layer_decay == (0.95 if stage in ("align_vision", "joint") else None)
+    assert training.bf16 and model.dtype == "float32"
+    assert script.dataset_name and model.model_name_or_path
+
+
+def test_flamingos_recipe_has_the_papers_values(tmp_path: Path):
+    """arXiv:2204.14198, section 3.2 and appendix B.1.2: a rate that is constant after 5,000 steps."""
+    script, training, model = parsed(FLAMINGO, tmp_path)
+    assert (training.stage, training.learning_rate, training.weight_decay) == ("align", 1e-4, 0.1)
+    assert training.lr_scheduler_type == "constant_with_warmup" and training.get_warmup_steps(500_000) == 5_000
+    assert training.max_length == 256 and training.max_grad_norm == 1 and training.optim == "adamw_torch"
     assert training.bf16 and model.dtype == "float32"
     assert script.dataset_name and model.model_name_or_path

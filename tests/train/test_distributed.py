@@ -8,16 +8,30 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import set_seed
 
+from llavakit.checkpoints.building import build_llava, save_llava
 from llavakit.modeling_llava.model_parts import STAGES, part_of
 from llavakit.train import sft
 
 from ..cpu_training import CPU_FLAGS
+from .test_resume import ARCHITECTURES
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_text_only_batches_in_two_processes(tiny_llava: str, rows_file: Path, tmp_path: Path, stage: str):
+    check_text_only_batches(tiny_llava, rows_file, tmp_path, stage)
+
+
+@pytest.mark.slow
+def test_so_it_is_where_text_attends_to_images(tiny_backbones: tuple[str, str], rows_file: Path, tmp_path: Path):
+    set_seed(0)
+    save_llava(*build_llava(*tiny_backbones, **ARCHITECTURES["flamingo"]), tmp_path / "model")
+    check_text_only_batches(str(tmp_path / "model"), rows_file, tmp_path, "align")
+
+
+def check_text_only_batches(model: str, rows_file: Path, tmp_path: Path, stage: str) -> None:
     rows = json.loads(rows_file.read_text())
     for number in (0, 3, 4, 9):  # some steps have an image in one process and none in the other
         rows[number]["image"] = None
@@ -34,7 +48,7 @@ def test_text_only_batches_in_two_processes(tiny_llava: str, rows_file: Path, tm
         "-m",
         sft.__name__,
     ]
-    command += ["--ddp_backend", "gloo", "--model_name_or_path", tiny_llava, "--dataset_name"]
+    command += ["--ddp_backend", "gloo", "--model_name_or_path", model, "--dataset_name"]
     command += [str(rows_file), "--stage", stage, "--output_dir", str(tmp_path / "out"), "--num_train_epochs", "2"]
     command += ["--per_device_train_batch_size", "1", "--learning_rate", "1e-3", "--save_strategy", "steps"]
     # Each process waits for a gradient of whatever learns
@@ -50,7 +64,7 @@ def test_text_only_batches_in_two_processes(tiny_llava: str, rows_file: Path, tm
         "rng_state_1.pth",
     }
     before, after = (
-        load_file(Path(tiny_llava) / "model.safetensors"),
+        load_file(Path(model) / "model.safetensors"),
         load_file(tmp_path / "out" / "model.safetensors"),
     )
     moved = {name for name in before if not torch.equal(before[name], after[name])}

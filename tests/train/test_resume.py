@@ -31,6 +31,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "projector_type": "qformer",
         "projector_options": {"num_queries": 3, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16},
     },
+    "flamingo": {
+        "image_aspect_ratio": "anyres",
+        "projector_type": "perceiver",
+        "image_fusion": "attend",
+        "projector_options": {"num_latents": 4, "num_heads": 4, "num_view_embeddings": 2},
+    },
 }
 
 
