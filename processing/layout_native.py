@@ -170,20 +170,22 @@ def _cell(view: View) -> tuple[int, int]:
 
 
 def _whole_sides(short: float, long: float, least: int, most: int) -> tuple[int, int]:
-    """The whole numbers next to `short` and `long` that keep their ratio best, whose product is in the bounds."""
+    """The whole numbers next to `short` and `long` that keep their ratio best, whose product is in the bounds; of two
+    pairs as good, the one whose product is closest to theirs."""
 
     def beside(side: int) -> tuple[int, int] | None:
         low, high = max(1, -(-least // side)), most // side
         return (side, min(max(round(side * long / short), low), high)) if low <= high else None
 
-    def distortion(sides: tuple[int, int]) -> float:
-        return abs(math.log(sides[1] / sides[0] * short / long))
+    def away_from(sides: tuple[int, int]) -> tuple[float, float]:
+        shape = abs(math.log(sides[1] / sides[0] * short / long))
+        return round(shape, 9), abs(math.log(sides[0] * sides[1] / (short * long)))
 
     nearest = min(max(1, math.floor(short)), most)
     for away in range(most):  # a side of 1 is always possible
         found = [sides for side in (nearest - away, nearest + 1 + away) if side > 0 and (sides := beside(side))]
         if found:
-            return min(found, key=distortion)
+            return min(found, key=away_from)
     raise AssertionError((short, long, least, most))
 
 

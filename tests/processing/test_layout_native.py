@@ -79,11 +79,16 @@ def test_a_picture_of_whole_patches_keeps_its_size():
         ((1, 1), (1, 1)),
         ((4000, 4000), (16, 16)),  # scaled down
         ((8000, 4000), (11, 22)),
-        ((20, 20), (1, 1)),
+        ((20, 20), (2, 2)),  # twice as many pixels is nearer than half
     ],
 )
 def test_pictures_of_odd_sizes(size, grid):
     assert NativeLayout().token_grid(*size, VIEWS["a token a patch"]) == grid
+
+
+def test_of_two_sizes_of_one_shape_the_nearer_is_taken():
+    """1 x 1 and 2 x 2 patches are as far from 3 : 4, and four patches may be had."""
+    assert NativeLayout(max_pixels=4 * 14 * 14).token_grid(80, 60, VIEWS["a token a patch"]) == (2, 2)
 
 
 @pytest.mark.parametrize(
