@@ -33,16 +33,8 @@ class GroundingMixin:
         Args:
             width (`int`): Of the picture, upright, in pixels.
             height (`int`): The same.
-
-        Raises:
-            ValueError: With an `image_keep_rate` below 1: which patches have a token is up to the picture.
         """
         layout, view = self.layout, self.view
-        if view.keep_rate < 1:
-            raise ValueError(
-                f"image_keep_rate={view.keep_rate}: which parts of a picture have a token is known only when the model has "
-                "read it; set it to 1 to ask where tokens lie."
-            )
         placements = layout.placements(width, height, view)
         zoom = (1.0, 1.0) if layout.cuts_to_size else view_zoom(self.image_processor)
         return ImageRegions(width, height, layout.plan(width, height, view), placements, self.patch_size, zoom)

@@ -89,7 +89,12 @@ class ImageRegions:
     # ------------------------------------------------------------------------------------------------ tokens
 
     def tokens_at(self, x: float, y: float) -> list[int]:
-        """The tokens that show a point of the picture, counted among those of the image: none where it was cut off."""
+        """The tokens that show a point of the picture, counted among those of the image: none where it was cut off.
+
+        Raises:
+            ValueError: With an `image_keep_rate` below 1: which patches have a token is up to the picture.
+        """
+        self._check_tokens()
         found, first = [], 0
         for mosaic, placement in zip(self.plan.mosaics, self.placements, strict=True):
             cell = self._cell_at(mosaic, *placement.onto_canvas((x, y)))
@@ -109,8 +114,9 @@ class ImageRegions:
             None: It ends a row, or shows padding alone.
 
         Raises:
-            ValueError: The image has fewer tokens.
+            ValueError: The image has fewer tokens, or `image_keep_rate` is below 1.
         """
+        self._check_tokens()
         if not 0 <= token < self.plan.num_tokens:
             raise ValueError(f"token={token}: the image has {self.plan.num_tokens} tokens, counted from 0.")
         if self.plan.mosaics[0].view.of_image:
@@ -129,6 +135,14 @@ class ImageRegions:
         # Of two corners each lies in a view of its own where features were pooled over the seam of two views
         canvas = [*self._onto_canvas(mosaic, *left, *top), *self._onto_canvas(mosaic, *right, *bottom)]
         return clipped(placement.onto_picture(canvas), self.width, self.height)
+
+    def _check_tokens(self) -> None:
+        rate = self.plan.mosaics[0].view.keep_rate
+        if rate < 1:
+            raise ValueError(
+                f"image_keep_rate={rate}: which parts of a picture have a token is known only when the model has read it; "
+                "set it to 1 to ask where tokens lie."
+            )
 
     # ------------------------------------------------------------------------------------------------ between them
 

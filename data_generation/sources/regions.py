@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 DIRECTIONS = ("both", "describe", "locate")
 # Of the conventions for boxes those that need no checkpoint to be written
 BOXES = tuple(name for name, form in BOX_FORMATS.items() if form.box and form.of != "canvas")
+FORMER_BOXES = {"padded": "llava", "image": "picture"}  # what the flag took before there were conventions
 DESCRIBE = "Describe this region of the image in a few words: {box}"
 MAX_EXCHANGES = 9  # LLaVA-1.5 keeps RefCOCO's conversations below ten
 
@@ -174,6 +175,7 @@ class _Questions:
     """Asks about regions in the direction and box form chosen; counts those that cannot be asked about."""
 
     def __init__(self, direction: str, boxes: str):
+        boxes = FORMER_BOXES.get(boxes, boxes)
         for name, value, known in (("direction", direction, DIRECTIONS), ("boxes", boxes, BOXES)):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {known}.")

@@ -265,6 +265,8 @@ def test_refcoco_asks_both_ways_and_never_twice_of_an_object(tmp_path: Path, wri
     assert convert("refcoco", refs, instances) == rows != convert("refcoco", refs, instances, seed=1)
     only = convert("refcoco", refs, instances, split="testA", direction="locate", boxes="picture")
     assert [exchanges(row)[0][1] for row in only] == ["[0.0, 0.021, 0.312, 0.438]"] * 2
+    for former, name in (("padded", "llava"), ("image", "picture")):
+        assert convert("refcoco", refs, instances, boxes=former) == convert("refcoco", refs, instances, boxes=name)
 
 
 def test_refcoco_names_what_is_wrong(tmp_path: Path, write):

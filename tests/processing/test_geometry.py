@@ -187,6 +187,17 @@ def test_what_a_crop_cuts_off_is_told(processor_with: Any) -> None:
         regions.of_token(16)
 
 
+def test_which_tokens_stay_is_not_known_from_sizes_but_the_views_are(processor_with: Any) -> None:
+    processor = processor_with("pad", "clip")
+    before = processor.image_regions(200, 100)
+    processor.image_keep_rate = 0.5
+    regions = processor.image_regions(200, 100)
+    assert regions.in_views([40, 20, 60, 80]) == before.in_views([40, 20, 60, 80])
+    for ask in (lambda: regions.tokens_at(100, 50), lambda: regions.of_token(3)):
+        with pytest.raises(ValueError, match="image_keep_rate=0.5: which parts .* set it to 1"):
+            ask()
+
+
 def test_points_are_clipped_whole() -> None:
     assert clipped([3, 4], 5, 5) == [3, 4] and clipped([6, 4], 5, 5) is None
     assert clipped([-1, 2, 7, 9], 5, 5) == [0, 2, 5, 5] and clipped([5, 0, 7, 3], 5, 5) is None
