@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import replace
 
+from ..modeling_llava.connectors import CONNECTORS
 from .recipe import PRECISIONS, Recipe
 
 
@@ -24,6 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=recipe.image_size,
         help="pixels of a side, for an encoder that interpolates its positions; 0 for the size of its image processor "
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--projector_type",
+        default=recipe.projector_type,
+        choices=list(CONNECTORS),
+        help="connector (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pooled_tokens",
+        type=int,
+        default=recipe.pooled_tokens,
+        help="average the patches of a photograph to so many tokens, a square number (default: a token a patch)",
     )
     parser.add_argument(
         "--chat_template",
@@ -50,6 +63,8 @@ def _photographs(args: argparse.Namespace) -> int:
         vision=args.vision,
         language=args.language,
         image_size=args.image_size or None,
+        projector_type=args.projector_type,
+        pooled_tokens=args.pooled_tokens,
         chat_template=args.chat_template,
         seed=args.seed,
     )

@@ -1,5 +1,6 @@
 """The settings of a run, and the commands that they make of the two stages."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,9 @@ class Recipe:
         language: Path or Hub id of the language model.
         image_size: Pixels of a side as the encoder sees a photograph; None for its image processor's own.
         projector_type: Of the connector.
+        pooled_tokens: So many tokens of a photograph, a square number, by averaging its patches; None for one a patch.
         vision_feature_layer: Hidden state that the connector reads.
-        vision_feature_select_strategy: "full" takes the class token too.
+        vision_feature_select_strategy: "full" takes the class token too, but where patches are averaged.
         chat_template: Of the assistant; "tokenizer" for the language model's own.
         align: Stage 1.
         instruct: Stage 2.
@@ -50,6 +52,7 @@ class Recipe:
     language: str = LANGUAGE
     image_size: int | None = 84
     projector_type: str = "mlp2x_gelu"
+    pooled_tokens: int | None = None
     vision_feature_layer: int = -2
     vision_feature_select_strategy: str = "full"
     chat_template: str = "tokenizer"
@@ -73,11 +76,14 @@ def uses_bf16(precision: str) -> bool:
 
 def init_arguments(recipe: Recipe, vision: str | Path, output_dir: Path) -> list[Any]:
     """The arguments of `llavakit init`."""
+    strategy, options = recipe.vision_feature_select_strategy, []
+    if recipe.pooled_tokens is not None:  # class tokens have no place in the grid that is averaged
+        strategy, options = "default", ["--projector_options", json.dumps({"pooled_tokens": recipe.pooled_tokens})]
     return [
         "init", "--vision", vision, "--language", recipe.language, "--output_dir", output_dir,
         "--projector_type", recipe.projector_type, "--chat_template", recipe.chat_template,
         "--vision_feature_layer", recipe.vision_feature_layer,
-        "--vision_feature_select_strategy", recipe.vision_feature_select_strategy, "--dtype", "float32", "--seed", recipe.seed,
+        "--vision_feature_select_strategy", strategy, "--dtype", "float32", "--seed", recipe.seed, *options,
     ]  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def _settings(results: Mapping[str, Any]) -> dict[str, str]:
         "vision encoder": recipe["vision"],
         "language model": recipe["language"],
         "image": f"{size} x {size} pixels" if size else "as its image processor has it",
-        "connector": f"{recipe['projector_type']}, on layer {recipe['vision_feature_layer']}",
+        "connector": f"{recipe['projector_type']}, on layer {recipe['vision_feature_layer']}{_pooled(recipe)}",
         "photographs": f"{results['photographs']['train']:,} trained on, {results['photographs']['validation']:,} kept back",
     }
     for stage in ("align", "instruct"):
@@ -154,6 +154,10 @@ def _settings(results: Mapping[str, Any]) -> dict[str, str]:
     made["arithmetic"] = f"{'bfloat16, weights in float32' if machine['bf16'] else 'float32'}; {where}"
     made["seed"] = str(recipe["seed"])
     return made
+
+
+def _pooled(recipe: Mapping[str, Any]) -> str:
+    return f", patches averaged to {recipe['pooled_tokens']} tokens" if recipe["pooled_tokens"] else ""
 
 
 def _curve(stage: str, points: Sequence[Sequence[float]]) -> Curve:

@@ -1,5 +1,6 @@
 """`llavakit photographs`: what it reads, asks and counts; and the whole of it at tiny scale, killed and gone on with."""
 
+import argparse
 import json
 import os
 import random
@@ -14,11 +15,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from llavakit.checkpoints.command import add_arguments as add_init_arguments
 from llavakit.photographs.evaluate import named_label, share_right, wilson_interval
 from llavakit.photographs.labelled import Photograph, read_photographs
 from llavakit.photographs.pipeline import save_encoder_at
 from llavakit.photographs.probe import STRENGTHS, choose_l2, fit
-from llavakit.photographs.recipe import Recipe, StageSettings, sft_arguments, uses_bf16
+from llavakit.photographs.recipe import Recipe, StageSettings, init_arguments, sft_arguments, uses_bf16
 from llavakit.photographs.report import confusions, lead, shown_examples, write_report
 from llavakit.photographs.rows import QUESTION, alignment_rows, instruction_rows
 from llavakit.photographs.steps import NOTES, Steps
@@ -200,6 +202,17 @@ def test_a_size_that_the_patches_do_not_divide_is_refused(tiny_backbones: tuple[
 
 
 # ---- steps ----
+
+
+@pytest.mark.parametrize(
+    ("tokens", "strategy", "options"), [(None, "full", None), (64, "default", {"pooled_tokens": 64})]
+)
+def test_patches_that_are_averaged_leave_the_class_token_out(tokens: Any, strategy: str, options: Any, tmp_path: Path):
+    parser = argparse.ArgumentParser()
+    add_init_arguments(parser)
+    verb, *arguments = map(str, init_arguments(Recipe(pooled_tokens=tokens), "vision", tmp_path))
+    read = parser.parse_args(arguments)
+    assert (verb, read.vision_feature_select_strategy, read.projector_options) == ("init", strategy, options)
 
 
 def test_a_step_is_done_once_and_cut_off_ones_again(tmp_path: Path):
