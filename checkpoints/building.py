@@ -17,6 +17,7 @@ from ..processing import LlavaProcessor
 from ..processing.image_layouts import image_layout
 from ..processing.image_plan import view_size
 from ..processing.layout_native import makes_patches
+from ..processing.video_frames import MOST_FRAMES
 from ..rows.schema import IMAGE_PLACEHOLDER
 from .backbones import check_scores, grow_vocabulary, load_language_model, load_vision_tower
 from .loading import naming_damage
@@ -33,6 +34,8 @@ def build_llava(
     image_aspect_ratio: str = "crop",
     image_layout_options: dict[str, Any] | None = None,
     box_format: str = "llava",
+    video_frames: int = MOST_FRAMES,
+    video_pooling: int = 2,
     vision_revision: str | None = None,
     language_revision: str | None = None,
     trust_remote_code: bool = False,
@@ -48,6 +51,8 @@ def build_llava(
             with the mean colour (v1.5), ...
         image_layout_options: Options of the layout, by the names of its fields.
         box_format: How boxes and points stand in text, a key of `BOX_FORMATS`; the rows that it learns from say so.
+        video_frames: How many frames are taken of a video at most.
+        video_pooling: How many rows, and columns, of the features of a frame become one.
         vision_revision: Git revision of `vision` on the Hub.
         language_revision: Git revision of `language` on the Hub.
         trust_remote_code: Allow backbones that ship their own code.
@@ -86,6 +91,8 @@ def build_llava(
         image_seq_length=model.config.image_seq_length,
         image_layout_options=image_layout_options,
         box_format=box_format,
+        video_frames=video_frames,
+        video_pooling=video_pooling,
         **token_order(model.config),
     )
     if layout.own_sizes:

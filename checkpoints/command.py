@@ -10,6 +10,7 @@ from ..modeling_llava.fusions import FUSIONS
 from ..processing.box_formats import BOX_FORMATS
 from ..processing.chat_templates import SHIPPED_TEMPLATES
 from ..processing.image_layouts import IMAGE_LAYOUTS
+from ..processing.video_frames import MOST_FRAMES
 
 OWN_TEMPLATE = "tokenizer"
 
@@ -57,6 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="llava",
         choices=list(BOX_FORMATS),
         help="how boxes and points stand in the text that it learns from (default: %(default)s, as LLaVA-1.5's data)",
+    )
+    parser.add_argument(
+        "--video_frames", type=int, default=MOST_FRAMES, help="most frames taken of a video (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--video_pooling",
+        type=int,
+        default=2,
+        help="so many rows, and columns, of the features of a frame become one (default: %(default)s)",
     )
     parser.add_argument("--vision_feature_layer", type=int, nargs="+", default=[-2], help="hidden state(s) to read")
     parser.add_argument("--vision_feature_select_strategy", default="default", choices=("default", "full"))

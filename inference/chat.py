@@ -9,17 +9,19 @@ from typing import Any
 from urllib.parse import unquote
 
 import torch
+from PIL import Image
 
 from ..checkpoints.loading import load_model, load_processor
-from ..rows.images import open_image
+from ..rows.images import open_visual, visual_at
 from .answer_boxes import check_suffix, lines_of, save_marked
 from .session import ChatSession
 
-HELP = """Ask a question. A path of a picture, typed or pasted, shows that picture; a question may follow it.
+HELP = """Ask a question. A path of a picture or video, typed or pasted, shows it; a question may follow.
 /image PATH  another picture       /undo   take the last question back    /history  the conversation so far
 /reset       forget the conversation       /quit   leave                          Ctrl-C    stop an answer"""
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 
 _FIRST_WORD = re.compile(
     r"""\s*(?:"(?P<double>[^"]+)"|'(?P<single>[^']+)'|(?P<plain>(?:\\.|[^\s\\])+))\s*(?P<rest>.*)"""
@@ -61,7 +63,7 @@ def chat(
 
     Args:
         model_path: Folder or Hub id of the checkpoint.
-        image: Path of a picture to talk about.
+        image: Path of a picture, or of a video, to talk about.
         question: Ask this alone. Default: a conversation.
         max_new_tokens: Longest answer, in tokens.
         temperature: Of sampling; 0 is greedy.
@@ -76,7 +78,9 @@ def chat(
     """
     if draw_boxes is not None:
         check_suffix(draw_boxes)
-    picture = None if image is None else open_image(image, "--image")
+    picture = None if image is None else visual_at(image)
+    if picture is not None:
+        open_visual(picture, "--image")  # before a model is loaded
     session = ChatSession(*load_llava(model_path, trust_remote_code))
     session.set_image(picture)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
@@ -107,7 +111,7 @@ def _follow(session: ChatSession, line: str, settings: dict[str, Any], draw_boxe
     """
     path, rest = pasted_image(line)
     if path is not None:
-        session.set_image(path)
+        session.set_image(visual_at(path))
         print(f"(looking at {path})")
         line = rest
     if line == "/undo":
@@ -119,7 +123,7 @@ def _follow(session: ChatSession, line: str, settings: dict[str, Any], draw_boxe
         for turn in session.history:
             print(f"{'> ' if turn['role'] == 'user' else ''}{turn['content']}")
     elif line == "/image" or line.startswith("/image "):
-        session.set_image(_path_of(line.removeprefix("/image").strip()))
+        session.set_image(visual_at(_path_of(line.removeprefix("/image").strip())))
     elif line.startswith("/"):
         print(HELP)
     elif line:
@@ -141,12 +145,12 @@ def _print_answer(
         session.stop()
         print("\n(stopped; the question is taken back)")
         return
-    if len(session.images) == 1:  # of several, no text says which it speaks of
-        _print_boxes(session, draw_boxes)
+    if len(session.images) == 1 and isinstance(image := session.images[0], Image.Image):
+        _print_boxes(session, image, draw_boxes)  # of several, or of frames, no text says which it speaks of
 
 
-def _print_boxes(session: ChatSession, draw_boxes: str | None) -> None:
-    [image], answer = session.images, session.history[-1]["content"]
+def _print_boxes(session: ChatSession, image: Image.Image, draw_boxes: str | None) -> None:
+    answer = session.history[-1]["content"]
     for line in lines_of(answer, session.processor, image.size):
         print(f"({line})")
     if draw_boxes is not None and save_marked(answer, session.processor, image, draw_boxes):
@@ -181,8 +185,8 @@ def _path_of(text: str) -> str:
 
 
 def _is_picture(path: str) -> bool:
-    """Whether a file is there whose name ends like a picture's. What is in it shows when it is opened."""
+    """Whether a file is there whose name ends like a picture's or a video's. What is in it shows when it is opened."""
     try:
-        return Path(path).suffix.lower() in PICTURE_SUFFIXES and Path(path).is_file()
+        return Path(path).suffix.lower() in PICTURE_SUFFIXES + VIDEO_SUFFIXES and Path(path).is_file()
     except (OSError, ValueError):  # too long for a path, or with a null character
         return False

@@ -26,7 +26,7 @@ def encode_choices(
     messages: Sequence[dict[str, Any]],
     prompt: EncodedPrompt,
     choices: Sequence[str],
-    image_sizes: Sequence[tuple[int, int]],
+    image_sizes: Sequence[Sequence[int]],
 ) -> EncodedChoices:
     """Token ids of each choice, given as the assistant's turn and left open: what closes it does not count.
 

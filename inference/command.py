@@ -5,7 +5,7 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="+", help="path or Hub id of the checkpoint; with --web also a second one")
-    parser.add_argument("--image", default=None, help="path of an image")
+    parser.add_argument("--image", default=None, help="path of an image or a video")
     parser.add_argument("--question", default=None, help="ask this, print the answer, and leave; else a loop")
     parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")

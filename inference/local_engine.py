@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..rows.images import ImageSource, open_image
+from ..processing.video_frames import is_video
+from ..rows.images import ImageSource, open_visual
 from .choices import ChoiceScorer, EncodedChoices, encode_choices
 from .engine import Answer, Question
 from .generation import AnswerEnd, Sampling, check_fits
@@ -21,7 +22,7 @@ _WINDOW = 4  # so many batches of questions are looked at together, and their im
 class _SeenImage:
     """An image as it has been opened and processed once, for all questions about it."""
 
-    size: tuple[int, int]  # width and height
+    size: tuple[int, ...]  # width and height; of a video, also how many frames were taken
     pixels: dict[str, torch.Tensor]
 
 
@@ -101,7 +102,7 @@ class LocalEngine:
         """Encode a question, and its images where they have not been seen."""
         for source in question.images:
             if (identity := _identity(source)) not in seen:
-                image = open_image(source, f"question {question.id!r}")
+                image = open_visual(source, f"question {question.id!r}", self.processor.video_frames)
                 seen[identity] = _SeenImage(image.size, self.processor.process_images([image]))
         images = [seen[_identity(source)] for source in question.images]
         sizes = [image.size for image in images]
@@ -154,7 +155,10 @@ class LocalEngine:
 
 
 def _identity(source: ImageSource) -> Hashable:
-    """The same for two sources that are the same image: its path, its bytes, or the opened object."""
+    """The same for two sources that are the same image: its path, its bytes, or the opened object; of videos likewise."""
+    if isinstance(source, Mapping) and is_video(source):
+        files = [source["video"]] if source.get("frames") is None else source["frames"]
+        return "video", source.get("frames") is None, *map(_identity, files)
     if isinstance(source, Mapping):
         return source.get("bytes") or source.get("path")
     return os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)

@@ -77,7 +77,7 @@ class PromptReader:
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
-        self.model = model
+        self.model, self.processor = model, processor
         self.image_token_id = processor.image_token_id
         self.can_share = keeps_all_tokens(model)
         sliding = [layer for layer in _cache_layers(model) if isinstance(layer, DynamicSlidingWindowLayer)]
@@ -117,11 +117,19 @@ class PromptReader:
 
     def pixels(self, images: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """What goes into the model for images: `pixel_values`, a row a view; empty where there are no images."""
+        if len({"feature_places" in image for image in images}) > 1:  # images of one view beside a video
+            images = [self._with_places(image) for image in images]
         inputs = {name: _rows([image[name] for image in images]) for name in (images[0] if images else ())}
         return {
             name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
             for name, tensor in inputs.items()
         }
+
+    def _with_places(self, image: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if "feature_places" in image:
+            return image
+        height, width = self.processor.image_size
+        return {**image, "feature_places": torch.tensor(self.processor.plan(width, height).feature_places())}
 
     def batches(self, prompts: Sequence[EncodedPrompt], size: int, max_new_tokens: int = 0) -> Iterator[list[int]]:
         """Put prompts of like length together, at most `size` of them: the positions of those of a batch."""

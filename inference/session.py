@@ -8,7 +8,8 @@ from PIL import Image
 from transformers import DynamicCache, StoppingCriteriaList
 
 from ..modeling_llava.cache_name import CACHE
-from ..rows.images import ImageSource, open_image
+from ..processing.video_frames import Video
+from ..rows.images import ImageSource, open_visual
 from .engine import FinishReason, text_block
 from .generation import AnswerEnd, Sampling, check_fits
 from .prefix import EncodedPrompt, Prefix, PromptReader
@@ -38,7 +39,7 @@ class ChatSession:
 
     def __init__(self, model: Any, processor: Any, system: str | None = None) -> None:
         self.model, self.processor, self.system = model, processor, system
-        self.images: list[Image.Image] = []
+        self.images: list[Image.Image | Video] = []
         self.num_prompt_tokens = self.num_cached_tokens = 0
         self.finish_reason: FinishReason | None = None
         self._pixels: list[dict[str, torch.Tensor]] = []
@@ -57,13 +58,13 @@ class ChatSession:
         """Talk about another image (or several, or none): the history starts anew.
 
         Args:
-            image: A path, an open image, or `{"bytes": ...}`.
+            image: A path, an open image, or `{"bytes": ...}`; of a video `{"video": path}` or `{"frames": [...]}`.
 
         Raises:
             BadRow: It cannot be read, or has too many pixels; the session stays as it was. `BadRow` is a `ValueError`.
         """
         sources: Sequence[Any] = [] if image is None else image if isinstance(image, list | tuple) else [image]
-        images = [open_image(source, "image") for source in sources]
+        images = [open_visual(source, "image", self.processor.video_frames) for source in sources]
         pixels = [self.processor.process_images([opened]) for opened in images]
         self.reset()
         self.images, self._pixels = images, pixels

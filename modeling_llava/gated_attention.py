@@ -68,7 +68,7 @@ class ImageContext:
 
     def __init__(self, blocks: Any, features: torch.Tensor, mask: torch.Tensor):
         self.blocks, self.features, self.mask = blocks, features, mask
-        self.was_read, self.has_gradient = False, torch.is_grad_enabled()
+        self.was_read = False
 
     def show_blank(self) -> None:
         """Show a blank image to no token: in training every weight needs a gradient, whatever the batch (DDP)."""
@@ -95,13 +95,6 @@ class BlockBeforeLayer:
         if context is None or self.number is None:
             return args, kwargs
         context.was_read = True
-        if context.has_gradient and not torch.is_grad_enabled():
-            # Each layer's second run would go back through the connector, whose graph the first to do so has freed
-            raise ValueError(
-                "use_reentrant=True checkpoints layers together with what stands before them in this version of "
-                'transformers, which image_fusion="attend" cannot be: set gradient_checkpointing_kwargs to '
-                '{"use_reentrant": False}, or take transformers 5.23 or newer.'
-            )
         block = context.blocks[self.number]
         if args:
             return (block(args[0], context.features, context.mask), *args[1:]), kwargs

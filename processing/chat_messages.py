@@ -3,11 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .video_frames import as_video
+
 _PAYLOADS = ("image", "url", "path", "base64", "bytes")
+_VIDEO_PAYLOADS = ("video", "frames", "url", "path", "bytes")
 
 
 def normalize(conversation: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
     """Every content as a list of image and text blocks, and apart from it the images that the blocks carry, in order.
+
+    A video block is an image block, and what it carries is `{"video": file}` or `{"frames": pictures}`.
 
     Keys without a value are dropped (`datasets` writes `{"type": "image", "text": None}`), and neighbouring texts are
     joined, so that no control string comes into being where two of them meet. The given messages are left as they are.
@@ -16,7 +21,7 @@ def normalize(conversation: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str,
         `tuple[list[dict], list]`: The messages, and one entry an image block (None where it carries no image).
 
     Raises:
-        ValueError: If a message has no role, or a block is neither image nor text.
+        ValueError: If a message has no role, or a block is neither image, video nor text.
     """
     messages, images = [], []
     for index, message in enumerate(getattr(conversation, "messages", conversation)):
@@ -27,6 +32,11 @@ def normalize(conversation: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str,
         for block in _blocks(message.get("content"), index):
             if block["type"] == "image":
                 images.append(next((block[key] for key in _PAYLOADS if block.get(key) is not None), None))
+                blocks.append({"type": "image"})
+            elif block["type"] == "video":
+                images.append(
+                    as_video(next((block[key] for key in _VIDEO_PAYLOADS if block.get(key) is not None), None))
+                )
                 blocks.append({"type": "image"})
             elif not block.get("text"):
                 continue
@@ -53,9 +63,10 @@ def _blocks(content: Any, index: int) -> list[Mapping[str, Any]]:
         if kind == "image_url":  # as OpenAI's API writes it
             address = block["image_url"]
             block = {"type": "image", "url": address["url"] if isinstance(address, Mapping) else address}
-        elif kind not in ("image", "text"):
+        elif kind not in ("image", "video", "text"):
             raise ValueError(
-                f'message {index} has a block {block!r:.200}: give {{"type": "image"}} or {{"type": "text", "text": ...}}'
+                f'message {index} has a block {block!r:.200}: give {{"type": "image"}}, {{"type": "video"}} or {{"type": '
+                '"text", "text": ...}'
             )
         blocks.append(block)
     return blocks

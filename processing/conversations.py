@@ -29,7 +29,7 @@ class ConversationProcessor(ProcessorMixin):
 
     @abstractmethod
     def _tokens_of_images(
-        self, images: Sequence[Any], image_sizes: Sequence[tuple[int, int]] | None = None
+        self, images: Sequence[Any], image_sizes: Sequence[Sequence[int]] | None = None
     ) -> list[int]:
         """How many tokens each image of a conversation takes."""
 
@@ -65,7 +65,7 @@ class ConversationProcessor(ProcessorMixin):
         max_length: int | None = None,
         *,
         chat_template: str | None = None,
-        image_sizes: Sequence[tuple[int, int]] | None = None,
+        image_sizes: Sequence[Sequence[int]] | None = None,
         **options: Any,
     ) -> Encoded:
         """Token ids of a conversation, and which of them are supervised.
@@ -75,13 +75,14 @@ class ConversationProcessor(ProcessorMixin):
 
         Args:
             messages (`list[dict]`): Messages with `role` and `content`: a string, or a list of blocks
-                `{"type": "image"}` and `{"type": "text", "text": ...}`. Strings and text blocks are text, whatever they
-                contain.
+                `{"type": "image"}`, `{"type": "video"}` and `{"type": "text", "text": ...}`. Strings and text blocks are
+                text, whatever they contain.
             add_generation_prompt (`bool`): Whether to end with the header of an answer.
             max_length (`int`, *optional*): The most tokens to return. Whole exchanges are dropped from the end until
                 the rest fits; a prompt is never cut.
             chat_template (`str`, *optional*): In place of the processor's own.
-            image_sizes (`list[tuple[int, int]]`, *optional*): Width and height, upright, of each image.
+            image_sizes (`list[tuple[int, ...]]`, *optional*): Width and height, upright, of each image; of a video also how
+                many frames are taken.
             options: `continue_final_message`, `tools`, `documents`, and variables for the template.
 
         Returns:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from .image_geometry import Placement
-from .image_inputs import crop_to_square, pad_to_square, trim_strip
+from .image_inputs import pad_to_square
 from .image_plan import ImageLayout, Mosaic, View
 from .layout_anyres import AnyResLayout
 from .layout_native import NativeLayout
@@ -22,14 +22,13 @@ class SingleViewLayout(ImageLayout):
     def mosaics(self, width: int, height: int, view: View) -> list[Mosaic]:
         return [Mosaic((1, 1), view)]
 
+    def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
+        return [self.frame(image, view, image_processor)]
+
 
 @dataclass(frozen=True)
 class CropLayout(SingleViewLayout):
     """The centre of an image (LLaVA v1, arXiv:2304.08485)."""
-
-    def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
-        # One that crops does so after it has resized, as CLIP was trained
-        return [(trim_strip if getattr(image_processor, "do_center_crop", None) else crop_to_square)(image)]
 
     def placement(self, width: int, height: int, view: View) -> Placement:
         side = min(width, height)
@@ -43,8 +42,8 @@ class CropLayout(SingleViewLayout):
 class PadLayout(SingleViewLayout):
     """The whole of an image on a square of the mean colour (LLaVA-1.5, arXiv:2310.03744, section 3.2)."""
 
-    def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
-        return [pad_to_square(image, tuple(int(mean * 255) for mean in image_processor.image_mean))]
+    def frame(self, image: Image.Image, view: View, image_processor: Any) -> Image.Image:
+        return pad_to_square(image, tuple(int(mean * 255) for mean in image_processor.image_mean))
 
     def placement(self, width: int, height: int, view: View) -> Placement:
         return Placement.padded_to_square(width, height, (view.width, view.height))

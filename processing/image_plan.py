@@ -12,12 +12,14 @@ Shapes: N images, V views over all of them, F features that encoder and connecto
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from PIL import Image
 
 from .image_geometry import Placement
+from .image_inputs import crop_to_square, trim_strip
+from .video_frames import Video
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,23 @@ def view_size(image_processor: Any) -> tuple[int, int]:
     )
 
 
+def check_keep_rate(keep_rate: float, tokens_are_patches: bool) -> None:
+    """Refuse a `keep_rate` that a view cannot have.
+
+    Raises:
+        ValueError: It is no share, or leaves out tokens that are no patches.
+    """
+    if not 0 < keep_rate <= 1:
+        raise ValueError(
+            f"image_keep_rate={keep_rate!r} is the share of image tokens that stay: give a number above 0 and up to 1."
+        )
+    if not tokens_are_patches:
+        raise ValueError(
+            f"image_keep_rate={keep_rate!r} leaves out patches, and this model's image tokens are none (a connector has made "
+            "fewer of them, each with a part of its own, or class and register tokens stand among them): leave it at 1."
+        )
+
+
 def view_zoom(image_processor: Any) -> tuple[float, float]:
     """How much larger a view is resized, across and down, than what an image processor then crops from its centre.
 
@@ -243,17 +262,55 @@ class ImageLayout(ABC):
     def plan(self, width: int, height: int, view: View) -> ImagePlan:
         """What becomes of an upright image of this size, in pixels, and how many tokens it takes."""
         mosaics = tuple(self.mosaics(width, height, view))
-        features = view.num_tokens if view.of_image else sum(mosaic.num_tokens for mosaic in mosaics)
-        kept = max(1, round(features * view.keep_rate))
-        return ImagePlan(mosaics, kept, features if kept < features else 0)
+        return _plan(mosaics, view)
 
-    def apply(self, images: Sequence[Image.Image], view: View, image_processor: Any, **options: Any) -> dict[str, Any]:
+    def frame(self, image: Image.Image, view: View, image_processor: Any) -> Image.Image:
+        """The one view of an upright RGB frame of a video: its centre, unless a layout shows an image of one view
+        otherwise."""
+        if self.cuts_to_size:
+            return crop_to_square(image).resize((view.width, view.height), resampling(image_processor))
+        # One that crops does so after it has resized, as CLIP was trained
+        return (trim_strip if getattr(image_processor, "do_center_crop", None) else crop_to_square)(image)
+
+    def plan_of(self, size: Sequence[int], view: View, video_pooling: int = 1) -> ImagePlan:
+        """What becomes of an image, or of a video: an image whose views are its frames, one after the other.
+
+        Args:
+            size (`tuple[int, ...]`): Width and height in pixels of an upright image; of a video, also how many frames were
+                taken of it.
+            view (`View`): What the encoder takes.
+            video_pooling (`int`): How many rows, and columns, of the features of a frame become one: by 2, each token is
+                the mean of 2 x 2 of them, as LLaVA-NeXT-Video's. Features without an order in space all stay, and so do
+                those that a connector makes of all views together.
+        """
+        width, height, *frames = size
+        if not frames:
+            return self.plan(width, height, view)
+        mosaic = self.frame_mosaic(width, height, view)
+        rows, columns = mosaic.token_grid
+        if video_pooling > 1 and view.spatial and not view.of_image:
+            mosaic = replace(mosaic, pooled=(-(-rows // video_pooling), -(-columns // video_pooling)))
+        return _plan((mosaic,) * frames[0], view)
+
+    def frame_mosaic(self, width: int, height: int, view: View) -> Mosaic:
+        """The one view of an upright frame of this size, in pixels."""
+        return Mosaic((1, 1), view)
+
+    def apply(
+        self,
+        images: Sequence[Image.Image | Video],
+        view: View,
+        image_processor: Any,
+        video_pooling: int = 1,
+        **options: Any,
+    ) -> dict[str, Any]:
         """Images as the model takes them.
 
         Args:
-            images (`list[PIL.Image.Image]`): N upright RGB images, at least one.
+            images (`list[PIL.Image.Image | Video]`): N upright RGB images, or videos; at least one.
             view (`View`): What the encoder takes.
             image_processor (`BaseImageProcessor`): Of the vision encoder.
+            video_pooling (`int`): See `plan_of`.
             options: For the call of the image processor.
 
         Returns:
@@ -266,8 +323,13 @@ class ImageLayout(ABC):
             ValueError: If the image processor gives views of another size than the one counted for, or the layout
                 cuts otherwise than it plans.
         """
-        plans = [self.plan(*image.size, view) for image in images]
-        views = [self.cut(image, view, image_processor) for image in images]
+        plans = [self.plan_of(image.size, view, video_pooling) for image in images]
+        views = [
+            [self.frame(frame, view, image_processor) for frame in image.frames]
+            if isinstance(image, Video)
+            else self.cut(image, view, image_processor)
+            for image in images
+        ]
         for image, plan, cuts in zip(images, plans, views, strict=True):
             if len(cuts) != plan.num_views:
                 raise ValueError(
@@ -292,6 +354,12 @@ class ImageLayout(ABC):
                 "in the call."
             )
         outputs: dict[str, Any] = {"pixel_values": pixel_values}
-        if not self.single_view or view.keep_rate < 1:
+        if not self.single_view or view.keep_rate < 1 or any(isinstance(image, Video) for image in images):
             outputs["feature_places"] = [row for plan in plans for row in plan.feature_places()]
         return outputs | {"tokens_of_image": [plan.num_tokens for plan in plans]}
+
+
+def _plan(mosaics: tuple[Mosaic, ...], view: View) -> ImagePlan:
+    features = view.num_tokens if view.of_image else sum(mosaic.num_tokens for mosaic in mosaics)
+    kept = max(1, round(features * view.keep_rate))
+    return ImagePlan(mosaics, kept, features if kept < features else 0)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from .image_geometry import Placement
 from .image_plan import ImageLayout, Mosaic, View, resampling
+from .video_frames import Video
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,22 @@ class NativeLayout(ImageLayout):
         [mosaic] = self.mosaics(width, height, view)
         return Placement.stretched(width, height, mosaic.size)
 
-    def apply(self, images: Sequence[Image.Image], view: View, image_processor: Any, **options: Any) -> dict[str, Any]:
-        """Images as the model takes them.
+    def frame_mosaic(self, width: int, height: int, view: View) -> Mosaic:
+        [mosaic] = self.mosaics(width, height, view)
+        return mosaic
+
+    def apply(
+        self,
+        images: Sequence[Image.Image | Video],
+        view: View,
+        image_processor: Any,
+        video_pooling: int = 1,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Images as the model takes them. All frames of a video have the size that its first asks for.
 
         Args:
-            images, view, image_processor, options: See `ImageLayout.apply`.
+            images, view, image_processor, video_pooling, options: See `ImageLayout.apply`.
 
         Returns:
             `dict`: `pixel_values` of shape `(V, L, p * p * C)`, the patches of each view, a patch its pixels row by row,
@@ -123,16 +135,19 @@ class NativeLayout(ImageLayout):
             ValueError: The image processor cuts patches of another size than the one counted for.
         """
         sides = _patch(view)
-        views, shapes, plans = [], [], []
-        for image in images:
-            plan = self.plan(*image.size, view)
-            sized = plan.mosaics[0].view
+        plans = [self.plan_of(image.size, view, video_pooling) for image in images]
+        pictures = [one for image in images for one in (image.frames if isinstance(image, Video) else [image])]
+        mosaics = [mosaic for plan in plans for mosaic in plan.mosaics]
+        views, shapes = [], []
+        for picture, mosaic in zip(pictures, mosaics, strict=True):
+            sized = mosaic.view
             shape = (sized.height // sides[0], sized.width // sides[1])
             # What the image processor does to the size of a picture is done
             as_it_is = {"do_resize": False, "return_tensors": "np"}
             as_it_is |= {"do_center_crop": False} if getattr(image_processor, "do_center_crop", None) else {}
             as_it_is |= {"max_num_patches": shape[0] * shape[1]} if makes_patches(image_processor) else {}
-            [made] = image_processor(self.cut(image, view, image_processor), **{**options, **as_it_is})["pixel_values"]
+            resized = picture.resize(mosaic.size, resampling(image_processor))
+            [made] = image_processor([resized], **{**options, **as_it_is})["pixel_values"]
             patches = made if made.ndim == 2 else _patches_of(made, sides)
             if len(patches) != shape[0] * shape[1]:
                 raise ValueError(
@@ -142,7 +157,6 @@ class NativeLayout(ImageLayout):
                 )
             views.append(patches)
             shapes.append(shape)
-            plans.append(plan)
         longest = max(map(len, views))
         return {
             "pixel_values": np.stack([np.pad(patches, ((0, longest - len(patches)), (0, 0))) for patches in views]),

@@ -22,8 +22,9 @@ from .conversations import ConversationProcessor
 from .grounding import GroundingMixin
 from .image_inputs import to_rgb, upright_size
 from .image_layouts import image_layout
-from .image_plan import ImageLayout, ImagePlan, View, view_size
+from .image_plan import ImageLayout, ImagePlan, View, check_keep_rate, view_size
 from .text_tokenizer import TextTokenizer
+from .video_frames import MOST_FRAMES, is_video, open_video, video_size
 
 
 class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
@@ -65,6 +66,9 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             which picture they count on, in which unit, and their form. See `box_text` and `boxes_in`.
         image_token_patches (`list[int]`, *optional*): Rows and columns of the patches that become one token, in a view of
             any size. Default: one each, unless `image_token_grid` is given, which views of any size are taken to have.
+        video_frames (`int`, *optional*, defaults to 8): How many frames are taken of a video at most.
+        video_pooling (`int`, *optional*, defaults to 2): How many rows, and columns, of the features of a frame become
+            one (LLaVA-NeXT-Video). 1 keeps them all.
 
     Raises:
         ValueError: If an argument has a value that is not known, or the tokenizer cannot be used.
@@ -89,6 +93,8 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         image_keep_rate: float = 1.0,
         box_format: str = "llava",
         image_token_patches: Sequence[int] | None = None,
+        video_frames: int = MOST_FRAMES,
+        video_pooling: int = 2,
     ):
         vision_feature_select_strategy = vision_feature_select_strategy or "default"
         if vision_feature_select_strategy not in ("default", "full"):
@@ -97,6 +103,9 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             )
         if image_tokens_of not in ("view", "image"):
             raise ValueError(f"image_tokens_of={image_tokens_of!r}: use 'view' or 'image'.")
+        for name, value in (("video_frames", video_frames), ("video_pooling", video_pooling)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: give 1 or more.")
         layout = image_layout(image_aspect_ratio, image_layout_options)  # an unknown one is refused here
         convention(box_format)
         if isinstance(chat_template, str):
@@ -118,6 +127,8 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         self.image_keep_rate = image_keep_rate
         self.box_format = box_format
         self.image_token_patches = None if image_token_patches is None else list(image_token_patches)
+        self.video_frames = video_frames
+        self.video_pooling = video_pooling
 
         if image_token not in tokenizer.added_tokens_encoder:
             tokenizer.add_tokens([AddedToken(image_token, normalized=False, special=True)], special_tokens=True)
@@ -178,25 +189,12 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         spatial = grid is not None and (of_image or (grid[0] * grid[1] == num_tokens and grid[1] > 1))
         rows, columns = grid if grid is not None and spatial else (num_tokens, 1)
         if self.image_keep_rate != 1:
-            self._check_keep_rate(tokens_are_patches=spatial and not of_image and (rows, columns) == self._patch_grid)
+            check_keep_rate(self.image_keep_rate, spatial and not of_image and (rows, columns) == self._patch_grid)
         view = View(*self.image_size, num_tokens, (rows, columns), spatial, of_image, self.image_keep_rate)
         if self.patch_size is None:
             return view
         together = self.image_token_patches or ((1, 1) if self.image_token_grid is None and spatial else None)
         return replace(view, patch=_pair(self.patch_size), token_patches=together and _pair(together))
-
-    def _check_keep_rate(self, tokens_are_patches: bool) -> None:
-        if not 0 < self.image_keep_rate <= 1:
-            raise ValueError(
-                f"image_keep_rate={self.image_keep_rate!r} is the share of image tokens that stay: give a number above 0 "
-                "and up to 1."
-            )
-        if not tokens_are_patches:
-            raise ValueError(
-                f"image_keep_rate={self.image_keep_rate!r} leaves out patches, and this model's image tokens are none (a "
-                "connector has made fewer of them, each with a part of its own, or class and register tokens stand among "
-                "them): leave it at 1."
-            )
 
     def _check_layout(self, layout: ImageLayout) -> None:
         """Refuse a layout of several views that cannot work with the views of this processor."""
@@ -212,35 +210,38 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
                 "them: use 'default'."
             )
 
-    def plan(self, width: int, height: int) -> ImagePlan:
-        """What becomes of an upright image of this size, in pixels, and how many tokens it takes."""
-        return self.layout.plan(width, height, self.view)
+    def plan(self, width: int, height: int, *frames: int) -> ImagePlan:
+        """What becomes of an upright image of this size, in pixels, or of so many frames of a video; and how many tokens it
+        takes."""
+        return self.layout.plan_of((width, height, *frames), self.view, self.video_pooling)
 
     def _tokens_of_images(
-        self, images: Sequence[Any], image_sizes: Sequence[tuple[int, int]] | None = None
+        self, images: Sequence[Any], image_sizes: Sequence[Sequence[int]] | None = None
     ) -> list[int]:
         """How many tokens each image of a conversation takes.
 
         Args:
             images (`list`): What the image blocks carry; None for nothing.
-            image_sizes (`list[tuple[int, int]]`, *optional*): Their widths and heights, in place of the images.
+            image_sizes (`list[tuple[int, ...]]`, *optional*): Their widths and heights, and of videos how many frames are
+                taken, in place of the images.
         """
         view, layout = self.view, self.layout
-        if layout.single_view:
-            return [layout.plan(view.width, view.height, view).num_tokens] * len(images)
-        if image_sizes is None:
+        if image_sizes is None and (any(map(is_video, images)) or not layout.single_view):
             if any(image is None for image in images):
                 raise ValueError(
                     f"With image_aspect_ratio={self.image_aspect_ratio!r} an image takes as many tokens as its size "
                     'asks for: give each block its image, {"type": "image", "image": ...}, or pass image_sizes, the '
                     "width and height of each."
                 )
-            image_sizes = [upright_size(image) for image in images]
-        if len(image_sizes) != len(images):
-            raise ValueError(
-                f"{len(image_sizes)} image_sizes were given for {len(images)} image blocks: give one each."
-            )
-        return [layout.plan(width, height, view).num_tokens for width, height in image_sizes]
+            image_sizes = [
+                video_size(image, self.video_frames) if is_video(image) else upright_size(image) for image in images
+            ]
+        if layout.single_view and not any(len(size) > 2 for size in image_sizes or ()):
+            return [layout.plan(view.width, view.height, view).num_tokens] * len(images)
+        sizes = image_sizes or ()
+        if len(sizes) != len(images):
+            raise ValueError(f"{len(sizes)} image_sizes were given for {len(images)} image blocks: give one each.")
+        return [layout.plan_of(size, view, self.video_pooling).num_tokens for size in sizes]
 
     def _get_num_multimodal_tokens(
         self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs: Any
@@ -296,7 +297,10 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             ValueError: Naming the sample and both numbers.
         """
         if videos is not None or audio is not None:
-            raise ValueError(f"{type(self).__name__} takes images and text, no videos and no audio.")
+            raise ValueError(
+                f"{type(self).__name__} takes images and text, no videos and no audio: give a video among the "
+                'images, as {"video": path} or {"frames": [...]}.'
+            )
         if images is None and text is None:
             raise ValueError("images=None and text=None: give at least one of them.")
         if text is None:
@@ -351,11 +355,14 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         """Images as the model takes them: all of it goes with them, whatever the layout.
 
         Args:
-            images (`list`): At least one; `PIL.Image.Image`, or what else `images=` of a call takes.
+            images (`list`): At least one; `PIL.Image.Image`, or what else `images=` of a call takes. A video is
+                `{"video": file}`, `{"frames": pictures}`, or what `open_video` made of it.
 
         Returns:
             `dict`: Tensors, a row a view: `pixel_values` of shape `(views, channels, height, width)`, and what else the
             layout has go with them (see its `apply`).
+            `dict`: Tensors: `pixel_values` of shape `(views, channels, height, width)`, a row a view, and
+            `feature_places` where the layout has several views, or an image is a video (see `ImageLayout.apply`).
         """
         outputs = self._apply_layout(list(images), return_tensors="pt")
         outputs.pop("tokens_of_image", None)
@@ -364,7 +371,8 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
     def _apply_layout(self, images: list[Any], **options: Any) -> dict[str, Any]:
         if not images:
             return {}
-        return self.layout.apply([to_rgb(image) for image in images], self.view, self.image_processor, **options)
+        opened = [open_video(image, self.video_frames) if is_video(image) else to_rgb(image) for image in images]
+        return self.layout.apply(opened, self.view, self.image_processor, self.video_pooling, **options)
 
 
 LlavaProcessor = LlavaKitProcessor

@@ -1,7 +1,7 @@
 """The picture of a row: its path checked, its file opened by the one way to pixels, and sent on as a data URI.
 
-How a file becomes pixels is said in `processing/image_inputs.py`, which ships with checkpoints; here errors get the name
-of the row, and addresses are refused: what a data set names is never fetched.
+How a file becomes pixels is said in `processing/image_inputs.py` and, of videos, in `processing/video_frames.py`, which ship
+with checkpoints; here errors get the name of the row, and addresses are refused: what a data set names is never fetched.
 """
 
 import base64
@@ -16,6 +16,8 @@ from PIL import Image
 
 from ..processing.image_files import MAX_IMAGE_PIXELS, PictureError, describe, opened, too_large
 from ..processing.image_inputs import shows_alike, to_rgb, upright_size
+from ..processing.video_containers import looks_like_video
+from ..processing.video_frames import MOST_FRAMES, Video, is_video, open_video, video_size
 from .schema import BadRow
 
 URL_SCHEMES = ("http://", "https://", "ftp://", "s3://", "hf://", "data:")
@@ -32,13 +34,14 @@ LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")  # written anew as JPEG: as PNG 
 ImageSource = Image.Image | str | os.PathLike | Mapping[str, Any]
 
 
-def resolve_image_path(path: str, image_folder: str | os.PathLike | None, name: str) -> str:
+def resolve_image_path(path: str, image_folder: str | os.PathLike | None, name: str, kind: str = "image") -> str:
     """Join a row's image path to its folder.
 
     Args:
         path: As the row has it.
         image_folder: The folder that relative paths start from. Where it is given, no path may leave it.
         name: What to call the row in an error.
+        kind: What it is the path of: "image" or "video".
 
     Returns:
         The joined path. The file may be missing; see `open_image`.
@@ -46,7 +49,7 @@ def resolve_image_path(path: str, image_folder: str | os.PathLike | None, name: 
     Raises:
         BadRow: A URL, or a path that leaves the folder by `..`, by being absolute, or through a symbolic link.
     """
-    _refuse_url(path, name)
+    _refuse_url(path, name, kind)
     if image_folder is None:
         return path
     joined = os.path.join(os.fspath(image_folder), path)
@@ -54,29 +57,75 @@ def resolve_image_path(path: str, image_folder: str | os.PathLike | None, name: 
     try:
         stays = os.path.commonpath([root, os.path.realpath(joined)]) == root
     except ValueError as error:  # a null character or half a character in it, another drive
-        raise BadRow(f"{name}: the image {path!r} is no path ({error}). Write it anew.", kind="image path") from error
+        raise BadRow(
+            f"{name}: the {kind} {path!r} is no path ({error}). Write it anew.", kind=f"{kind} path"
+        ) from error
     if not stays:
         raise BadRow(
-            f"{name}: the image {path!r} lies outside the image folder {os.fspath(image_folder)!r}. Move it in, or name "
-            "a folder that holds all images with --image_folder.",
-            kind="image path",
+            f"{name}: the {kind} {path!r} lies outside the image folder {os.fspath(image_folder)!r}. Move it in, or name "
+            f"a folder that holds all {kind}s with --image_folder.",
+            kind=f"{kind} path",
         )
     return joined
 
 
 def resolve_images(images: Sequence[Any], image_folder: str | os.PathLike | None, name: str) -> list[Any]:
-    """The images of a row, with paths joined to their folder (see `resolve_image_path`).
+    """The images of a row, with paths joined to their folder (see `resolve_image_path`); videos and their frames too.
 
     Raises:
         BadRow: Also for an entry that is no image at all.
     """
+    resolved: list[Any] = []
     for image in images:
-        if not isinstance(image, str | os.PathLike | Mapping | Image.Image):
+        if isinstance(image, Mapping) and image.get("frames") is not None:
+            resolved.append({"frames": resolve_images(image["frames"], image_folder, name)})
+        elif is_video(image) and isinstance(file := image["video"], str | os.PathLike):
+            resolved.append({"video": resolve_image_path(os.fspath(file), image_folder, name, "video")})
+        elif isinstance(image, str | os.PathLike):
+            resolved.append(resolve_image_path(os.fspath(image), image_folder, name))
+        elif isinstance(image, Mapping | Image.Image):
+            resolved.append(image)
+        else:
             raise BadRow(f"{name}: an image is {image!r:.100}; it must be a path, or bytes as `datasets` stores them.")
-    return [
-        resolve_image_path(os.fspath(image), image_folder, name) if isinstance(image, str | os.PathLike) else image
-        for image in images
-    ]
+    return resolved
+
+
+def visual_at(path: str) -> Any:
+    """What a path names to `open_visual`: a video if the file begins as one does, whatever it is called, else an image."""
+    try:
+        with open(path, "rb") as file:
+            return {"video": path} if looks_like_video(file.read(16)) else path
+    except (OSError, ValueError):  # whoever opens it says why it cannot be
+        return path
+
+
+def open_visual(source: Any, name: str, video_frames: int = MOST_FRAMES) -> Image.Image | Video:
+    """Open an image, or take frames of a video, safely.
+
+    Args:
+        source: As for `open_image`, or a video: `{"video": file}` or `{"frames": images}`.
+        name: What to call the row in an error.
+        video_frames: How many frames are taken of a video at most.
+
+    Raises:
+        BadRow: As `open_image`; of a video, also where it ends early.
+        ValueError: The library that reads videos is not installed.
+    """
+    if not is_video(source):
+        return open_image(source, name)
+    with _as_bad_row(source, name):
+        return open_video(source, video_frames)
+
+
+def visual_size(source: Any, name: str, video_frames: int = MOST_FRAMES) -> tuple[int, ...]:
+    """The `size` of what `open_visual` returns, from header and packets: width and height; of a video, also its frames.
+
+    Args and raises: As `open_visual`.
+    """
+    if not is_video(source):
+        return image_size(source, name)
+    with _as_bad_row(source, name):
+        return video_size(source, video_frames)
 
 
 def open_image(source: ImageSource, name: str) -> Image.Image:
@@ -90,8 +139,12 @@ def open_image(source: ImageSource, name: str) -> Image.Image:
         The image as `to_rgb` makes it: upright, RGB.
 
     Raises:
-        BadRow: A missing, truncated or non-image file, one of more than `MAX_IMAGE_PIXELS` pixels, or an address.
+        BadRow: A missing, truncated or non-image file, one of more than `MAX_IMAGE_PIXELS` pixels, an address, or a video.
     """
+    if is_video(source):
+        raise BadRow(
+            f"{name}: there is a video where only an image is taken. Give one of its frames.", kind="video path"
+        )
     with _as_bad_row(source, name):
         if isinstance(source, Image.Image) and source.size[0] * source.size[1] > MAX_IMAGE_PIXELS:
             raise too_large(describe(source), source.size)
@@ -107,7 +160,7 @@ def image_size(source: ImageSource, name: str) -> tuple[int, int]:
     Raises:
         BadRow: As `open_image`. A truncated file passes unless its end is visibly missing.
     """
-    if not isinstance(source, Image.Image):
+    if not isinstance(source, Image.Image) and not is_video(source):
         with _as_bad_row(source, name):
             size = upright_size(source)
             if not _end_is_missing(source):
@@ -161,24 +214,36 @@ def _content(source: str | os.PathLike | Mapping[str, Any]) -> bytes:
 
 
 @contextlib.contextmanager
-def _as_bad_row(source: ImageSource, name: str) -> Iterator[None]:
-    path = source.get("path") if isinstance(source, Mapping) and source.get("bytes") is None else source
-    if isinstance(path, str | os.PathLike):
-        _refuse_url(os.fspath(path), name)
+def _as_bad_row(source: Any, name: str) -> Iterator[None]:
+    for file in _files_of(source):
+        path = file.get("path") if isinstance(file, Mapping) and file.get("bytes") is None else file
+        if isinstance(path, str | os.PathLike):
+            _refuse_url(os.fspath(path), name, "video" if file is not source and "video" in source else "image")
     try:
         yield
     except PictureError as error:
-        folder = " Check --image_folder too." if error.kind == "image missing" else ""
+        folder = " Check --image_folder too." if error.kind.endswith(" missing") else ""
         raise BadRow(f"{name}: {error}{folder}", kind=error.kind) from error
+    except ImportError as error:  # that says nothing of the row
+        raise ValueError(f"{name}: {error}") from error
     except ValueError as error:  # not an image of any form
-        raise BadRow(f"{name}: {error}", kind="image unreadable") from error
+        raise BadRow(
+            f"{name}: {error}", kind="video unreadable" if is_video(source) else "image unreadable"
+        ) from error
 
 
-def _refuse_url(path: str, name: str) -> None:
+def _files_of(source: Any) -> Sequence[Any]:
+    """What an image or a video is read from."""
+    if not isinstance(source, Mapping) or not is_video(source):
+        return [source]
+    return source["frames"] if source.get("frames") is not None else [source["video"]]
+
+
+def _refuse_url(path: str, name: str, kind: str = "image") -> None:
     if path.lower().startswith(URL_SCHEMES):
         raise BadRow(
-            f"{name}: the image {path!r:.200} is a URL, and those are not fetched. Download it and give its path.",
-            kind="image path",
+            f"{name}: the {kind} {path!r:.200} is a URL, and those are not fetched. Download it and give its path.",
+            kind=f"{kind} path",
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, IterableDataset, List, Value
 
+from ..processing.video_frames import is_video
 from .bad_rows import ON_BAD_ROW, BadRows
 from .files import named_values
 from .images import resolve_images
@@ -15,10 +16,13 @@ from .registry import check_choice
 from .schema import Row, normalize_row, row_name
 from .splits import check_file, files_of_split, split_of
 
+FILE = {"bytes": Value("binary"), "path": Value("string")}
 FEATURES = Features(
     {
         "id": Value("string"),
         "images": List(datasets.Image()),
+        # Of a video its file or its frames; frames of a file are taken when it is trained on
+        "videos": List({**FILE, "frames": List(FILE)}),
         "messages": List(
             {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
         ),
@@ -51,8 +55,8 @@ def load_conversations(
             and which.
 
     Returns:
-        Columns `id` (string), `images` (list of images, decoded when looked at) and `messages` (list of
-        `{"role", "content": list of blocks}`).
+        Columns `id` (string), `images` (list of images, decoded when looked at), `videos` (list of `{"bytes", "path",
+        "frames"}`, none of them decoded) and `messages` (list of `{"role", "content": list of blocks}`).
 
     Raises:
         BadRow: A row that cannot be trained on; the message names it. Files are not opened here: see `llavakit inspect`.
@@ -165,11 +169,22 @@ def without_decoding(dataset: Dataset | IterableDataset) -> Dataset | IterableDa
 
 
 def _undecoded(feature: Any) -> Any:
-    if isinstance(feature, datasets.Image):
-        return datasets.Image(decode=False)
-    if isinstance(feature, List) and isinstance(feature.feature, datasets.Image):
-        return List(datasets.Image(decode=False))
+    if isinstance(feature, datasets.Image | datasets.Video):
+        return type(feature)(decode=False)
+    if isinstance(feature, List) and isinstance(feature.feature, datasets.Image | datasets.Video):
+        return List(type(feature.feature)(decode=False))
     return None
+
+
+def as_stored(image: Any) -> dict[str, Any]:
+    """An image, or a file of a video, as a table stores it: `{"bytes", "path"}`."""
+    return datasets.Image().encode_example(os.fspath(image) if isinstance(image, os.PathLike) else image)
+
+
+def _as_stored_video(video: Mapping[str, Any]) -> dict[str, Any]:
+    if video.get("frames") is not None:
+        return {"bytes": None, "path": None, "frames": [as_stored(frame) for frame in video["frames"]]}
+    return {**as_stored(video["video"]), "frames": None}
 
 
 def canonical_rows(
@@ -181,10 +196,16 @@ def canonical_rows(
     def canonical(numbered: tuple[int, Mapping[str, Any]]) -> Row:
         index, raw = numbered
         row = normalize_row(raw, index)
-        row["images"] = resolve_images(row["images"], image_folder, row_name(raw, index))
+        images = resolve_images(row["images"], image_folder, row_name(raw, index))
+        kinds = iter("video" if is_video(image) else "image" for image in images)
         for message in row["messages"]:
             # Arrow wants the same keys in every block
-            message["content"] = [{"type": block["type"], "text": block.get("text")} for block in message["content"]]
+            message["content"] = [
+                {"type": next(kinds) if block["type"] == "image" else block["type"], "text": block.get("text")}
+                for block in message["content"]
+            ]
+        row["images"] = [image for image in images if not is_video(image)]
+        row["videos"] = [_as_stored_video(image) for image in images if is_video(image)]
         return row
 
     yield from bad.map(canonical, rows)

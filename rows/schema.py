@@ -13,14 +13,22 @@ The ecosystem's row, and the form everything here works on::
 
 In the original's human turns ``<image>`` is a placeholder, and whether it stands before or after the question is
 data (equation 2 of arXiv:2304.08485), so it becomes a block in its place. Everywhere else ``<image>`` is text.
+
+A video is an image whose views are its frames. A row names it under ``video`` (the ecosystem's under ``videos``, or in
+a block of type ``video``), as a path or as a list of frames. Its place is ``<video>``, or ``<image>`` where there is no
+``<video>``, as in LLaVA-NeXT-Video's files; in a row without a video ``<video>`` is text. In the one form it stands among
+the images, as ``{"video": path}`` or ``{"frames": [...]}``.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
-from itertools import cycle
 from typing import Any
 
+from ..processing.video_frames import as_video, is_video
+
 IMAGE_PLACEHOLDER = "<image>"
+VIDEO_PLACEHOLDER = "<video>"
 SPEAKERS = ("human", "gpt")
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
@@ -39,6 +47,11 @@ BAD_ROW_KINDS = {
     "image unreadable": "an image that cannot be read",
     "image format": "an image in a format that is not read here (HEIC, AVIF, SVG)",
     "image too large": "an image large enough to be a decompression bomb",
+    "video count": "videos and places for them differ in number",
+    "video path": "a video path that is not allowed",
+    "video missing": "a video file that is not there",
+    "video unreadable": "a video that cannot be read, or ends early",
+    "video too large": "a video of too many pixels or frames",
     "template": "the chat template refuses the conversation",
     "too long": "the first exchange is longer than max_length",
     "too many tokens": "images that take more tokens than the language model has positions",
@@ -84,7 +97,9 @@ def make_row(
     if image is not None:
         asked = (IMAGE_PLACEHOLDER, values[0]) if image_first else (values[0], IMAGE_PLACEHOLDER)
         values[0] = "\n".join(asked)
-    turns = [{"from": speaker, "value": value} for speaker, value in zip(cycle(SPEAKERS), values, strict=False)]
+    turns = [
+        {"from": speaker, "value": value} for speaker, value in zip(itertools.cycle(SPEAKERS), values, strict=False)
+    ]
     return {"id": row_id, **described, "image": image, "conversations": turns}
 
 
@@ -97,7 +112,7 @@ def normalize_row(row: Mapping[str, Any], index: int | None = None) -> Row:
 
     Returns:
         `{"id": str or None, "images": list, "messages": list}`. Every content is a list of blocks
-        `{"type": "image"}` or `{"type": "text", "text": str}`; each image has its block.
+        `{"type": "image"}` or `{"type": "text", "text": str}`; each image has its block. A video is one of the images.
 
     Raises:
         BadRow: Unknown role, turns that do not alternate, an empty answer, no answer at all, or a number of image
@@ -126,6 +141,8 @@ def normalize_row(row: Mapping[str, Any], index: int | None = None) -> Row:
 
 def _read_original(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[dict[str, Any]]]:
     messages: list[dict[str, Any]] = []
+    images, videos = _as_list(row.get("image")), videos_of(row)
+    own: list[tuple[str, Any]] = []
     for turn in _turns(row, "conversations", name):
         speaker, value = turn.get("from"), turn.get("value")
         if speaker not in ROLES:
@@ -134,9 +151,13 @@ def _read_original(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[d
             raise BadRow(f"{name}: the 'value' of a {speaker!r} turn is {value!r}; it must be a string.")
         if speaker == "gpt" and not messages:
             continue  # ShareGPT rows can open with the assistant; nothing precedes that turn, so nothing is supervised
-        content = _blocks_of_human_turn(value) if speaker == "human" else [{"type": "text", "text": value}]
+        content = [{"type": "text", "text": value}]
+        if speaker == "human":
+            content = _blocks_of_human_turn(value, own, with_videos=bool(videos))
         messages.append({"role": ROLES[speaker], "content": content})
-    return _as_list(row.get("image")), messages
+    if videos and all(kind == "image" for kind, _ in own):
+        return [*images, *videos], messages
+    return _in_places(own, images, videos, name), messages
 
 
 def _turns(row: Mapping[str, Any], key: str, name: str) -> list[Mapping[str, Any]]:
@@ -151,45 +172,78 @@ def images_of(row: Mapping[str, Any]) -> list[Any]:
     return _as_list(row["images"] if row.get("images") is not None else row.get("image"))
 
 
+def videos_of(row: Mapping[str, Any]) -> list[Any]:
+    """The videos of a row of either format, each as `{"video": file}` or `{"frames": pictures}`."""
+    videos = row["videos"] if row.get("videos") is not None else [row.get("video")]
+    return [as_video(video) for video in videos if video is not None]
+
+
+def _in_places(own: list[tuple[str, Any]], images: list[Any], videos: list[Any], name: str) -> list[Any]:
+    """Images and videos in the order of their places: what a place carries itself, else the next of the row's.
+
+    Raises:
+        BadRow: Videos and places for them differ in number.
+    """
+    others = {"image": iter(images), "video": iter(videos)}
+    found = [next(others[kind], None) if one is None else one for kind, one in own]
+    found += [*others["image"], *others["video"]]
+    found = [one for one in found if one is not None]
+    num_videos, num_places = sum(map(is_video, found)), sum(kind == "video" for kind, _ in own)
+    if num_videos != num_places:
+        raise BadRow(
+            f"{name} has {num_videos} video(s) but {num_places} place(s) for one. Write {VIDEO_PLACEHOLDER!r} once per video "
+            "in the human turns ('conversations'), or one {'type': 'video'} block per video ('messages').",
+            kind="video count",
+        )
+    return found
+
+
 def _as_list(images: Any) -> list[Any]:
     return [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
 
 
-def _blocks_of_human_turn(value: str) -> list[dict[str, str]]:
-    if IMAGE_PLACEHOLDER not in value:
+def _blocks_of_human_turn(value: str, own: list[tuple[str, Any]], with_videos: bool) -> list[dict[str, str]]:
+    """The blocks of a human turn; to `own` goes what each placeholder is for."""
+    placeholders = {IMAGE_PLACEHOLDER: "image"} | ({VIDEO_PLACEHOLDER: "video"} if with_videos else {})
+    pieces = re.split(f"({'|'.join(placeholders)})", value)
+    if len(pieces) == 1:
         return [{"type": "text", "text": value}]
     blocks: list[dict[str, str]] = []
-    for position, text in enumerate(value.split(IMAGE_PLACEHOLDER)):
-        if position > 0:
+    for piece in pieces:
+        if piece in placeholders:
+            own.append((placeholders[piece], None))
             blocks.append({"type": "image"})
         # The line break between a picture and its text is the template's to write, as in the original's preparation
-        if text.strip():
-            blocks.append({"type": "text", "text": text.strip()})
+        elif piece.strip():
+            blocks.append({"type": "text", "text": piece.strip()})
     return blocks
 
 
 def _read_messages(row: Mapping[str, Any], name: str) -> tuple[list[Any], list[dict[str, Any]]]:
-    images = images_of(row)
+    images, videos = images_of(row), videos_of(row)
     turns = _turns(row, "messages", name)
-    own: list[Any] = []
+    own: list[tuple[str, Any]] = []
     messages: list[dict[str, Any]] = [
         {"role": turn.get("role"), "content": _blocks(turn.get("content"), name, own)} for turn in turns
     ]
-    if any(image is not None for image in own):
-        # Blocks without a picture of their own take the row's pictures in turn
-        others = iter(images)
-        images = [next(others, None) if image is None else image for image in own] + list(others)
-        images = [image for image in images if image is not None]
-    has_blocks = any(block["type"] == "image" for message in messages for block in message["content"])
     first_user = next((message for message in messages if message["role"] == "user"), None)
-    if images and not has_blocks and first_user is not None:
-        # As trl has it: strings say nothing of the place, so the images stand before the first question
-        first_user["content"] = [{"type": "image"} for _ in images] + first_user["content"]
-    return images, messages
+    # As trl has it: strings say nothing of the place, so what has no block of its kind stands before the first question
+    unplaced = [
+        (kind, None)
+        for kind, given in (("image", images), ("video", videos))
+        if all(kind != placed for placed, _ in own)
+        for _ in given
+    ]
+    if unplaced and first_user is not None:
+        before = itertools.takewhile(lambda message: message is not first_user, messages)
+        start = sum(block["type"] == "image" for message in before for block in message["content"])
+        own[start:start] = unplaced
+        first_user["content"] = [{"type": "image"} for _ in unplaced] + first_user["content"]
+    return _in_places(own, images, videos, name), messages
 
 
-def _blocks(content: Any, name: str, own: list[Any]) -> list[dict[str, str]]:
-    """The blocks of a content; to `own` goes the picture that each image block carries, or None."""
+def _blocks(content: Any, name: str, own: list[tuple[str, Any]]) -> list[dict[str, str]]:
+    """The blocks of a content; to `own` goes the kind of each place, and the picture or video that it carries, or None."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list | tuple):
@@ -199,13 +253,17 @@ def _blocks(content: Any, name: str, own: list[Any]) -> list[dict[str, str]]:
         if not isinstance(block, Mapping):
             raise BadRow(f"{name}: a block of a 'content' is {block!r:.100}; it must be an object with a 'type'.")
         if block.get("type") in ("image", "image_url"):
-            own.append(_image_of_block(block, name))
+            own.append(("image", _image_of_block(block, name)))
+            blocks.append({"type": "image"})
+        elif block.get("type") == "video":
+            own.append(("video", _video_of_block(block, name)))
             blocks.append({"type": "image"})
         elif block.get("type") == "text" and isinstance(block.get("text"), str):
             blocks.append({"type": "text", "text": block["text"]})
         else:
             raise BadRow(
-                f"{name}: unknown content block {block!r}; use {{'type': 'image'}} or {{'type': 'text', 'text': ...}}."
+                f"{name}: unknown content block {block!r}; use {{'type': 'image'}}, {{'type': 'video'}} or {{'type': "
+                "'text', 'text': ...}."
             )
     return blocks
 
@@ -216,15 +274,31 @@ def _image_of_block(block: Mapping[str, Any], name: str) -> Any:
     Raises:
         BadRow: It is an address.
     """
-    if address := block.get("url") or block.get("image_url"):
-        raise BadRow(
-            f"{name}: a block names its image by the address {address!r:.100}, and those are not fetched. Download it and "
-            "give its path: {'type': 'image', 'path': ...}.",
-            kind="image path",
-        )
+    _refuse_address(block, name, "image")
     if block.get("bytes") is not None:
         return {"bytes": block["bytes"], "path": None}
     return block["image"] if block.get("image") is not None else block.get("path")
+
+
+def _video_of_block(block: Mapping[str, Any], name: str) -> Any:
+    """The video inside a block, or None.
+
+    Raises:
+        BadRow: It is an address.
+    """
+    _refuse_address(block, name, "video")
+    return as_video(
+        next((block[key] for key in ("video", "frames", "path", "bytes") if block.get(key) is not None), None)
+    )
+
+
+def _refuse_address(block: Mapping[str, Any], name: str, kind: str) -> None:
+    if address := block.get("url") or block.get(f"{kind}_url"):
+        raise BadRow(
+            f"{name}: a block names its {kind} by the address {address!r:.100}, and those are not fetched. Download it and "
+            f"give its path: {{'type': '{kind}', 'path': ...}}.",
+            kind=f"{kind} path",
+        )
 
 
 def _check_turns(messages: list[dict[str, Any]], name: str) -> None:

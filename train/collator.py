@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from ..processing import RowTooLong, template_text
-from ..rows.images import image_size, open_image
+from ..processing.video_frames import is_video
+from ..rows.images import open_visual, visual_size
 from ..rows.schema import BadRow, Row, images_of, normalize_row, row_name
 from .batching import IGNORE_INDEX, Sample, padded_batch, supervised_labels
 
@@ -87,23 +88,23 @@ class LlavaCollator:
         )
 
     def tokenize(
-        self, row: Row, name: str | None = None, image_sizes: Sequence[tuple[int, int]] | None = None
+        self, row: Row, name: str | None = None, image_sizes: Sequence[Sequence[int]] | None = None
     ) -> "Encoded":
         """Tokenize one normalised row.
 
         Args:
             row: As `normalize_row` returns it.
             name: What to call it in an error. Default: by its id.
-            image_sizes: Width and height of each image, upright. Default: they are looked at where the layout of images
-                asks for them.
+            image_sizes: Width and height of each image, upright, and of a video how many frames are taken. Default: they
+                are looked at where the layout of images asks for them, or a video is among them.
 
         Raises:
             BadRow: No token is supervised, the first exchange alone is longer than `max_length`, the images take more
                 than `max_positions`, or the chat template refuses the conversation.
         """
         name = name or row_name(row)
-        if image_sizes is None and not self.processor.layout.single_view:
-            image_sizes = [image_size(image, name) for image in row["images"]]
+        if image_sizes is None and (not self.processor.layout.single_view or any(map(is_video, row["images"]))):
+            image_sizes = [visual_size(image, name, self.processor.video_frames) for image in row["images"]]
         try:
             encoded = self.processor.encode_conversation(
                 row["messages"],
@@ -132,7 +133,7 @@ class LlavaCollator:
         return encoded
 
     def encode(
-        self, row: Row, name: str | None = None, image_sizes: Sequence[tuple[int, int]] | None = None
+        self, row: Row, name: str | None = None, image_sizes: Sequence[Sequence[int]] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Tokenize one normalised row.
 
@@ -155,7 +156,7 @@ class LlavaCollator:
         """Samples of the rows that can be used, pictures open; others are an error or left out."""
         for example in examples:
             try:
-                yield _prepared(example) if is_prepared(example) else self._read(example)
+                yield self._prepared(example) if is_prepared(example) else self._read(example)
             except BadRow as error:
                 if self.on_bad_row == "error":
                     raise
@@ -163,9 +164,32 @@ class LlavaCollator:
 
     def _read(self, example: Mapping[str, Any]) -> Sample:
         row = normalize_row(example)
-        images = [open_image(image, row_name(row)) for image in row["images"]]
+        images = [open_visual(image, row_name(row), self.processor.video_frames) for image in row["images"]]
         ids, labels, num_images = self.encode(row, image_sizes=[image.size for image in images])
         return Sample(ids, labels, images[:num_images])
+
+    def _prepared(self, example: Mapping[str, Any]) -> Sample:
+        """A prepared row with its pictures open.
+
+        Raises:
+            BadRow: A picture cannot be read, or has another size than when the row was prepared.
+        """
+        name = row_name(example)
+        images = example["own_images"]
+        if images is None:
+            images = images_of(example)
+        opened = []
+        for image, size in zip(images[: example["num_images"]], example["image_sizes"], strict=False):
+            picture = open_visual(image, name, self.processor.video_frames)
+            if picture.size != tuple(size):
+                raise BadRow(
+                    f"{name}: an image is {_measures(picture.size)} now and was {_measures(size)} when the rows were "
+                    "prepared. Start again, so that they are prepared anew.",
+                    kind="image unreadable",
+                )
+            opened.append(picture)
+        ids = torch.tensor(example["input_ids"])
+        return Sample(ids, supervised_labels(ids, example["supervised_spans"]), opened)
 
     def _spares(self, examples: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Rows to stand in for a batch of bad rows alone. Which ones depends on the batch, so a resumed run sees the same."""
@@ -183,25 +207,7 @@ def is_prepared(example: Mapping[str, Any]) -> bool:
     return "supervised_spans" in example
 
 
-def _prepared(example: Mapping[str, Any]) -> Sample:
-    """A prepared row with its pictures open.
-
-    Raises:
-        BadRow: A picture cannot be read, or has another size than when the row was prepared.
-    """
-    name = row_name(example)
-    images = example["own_images"]
-    if images is None:
-        images = images_of(example)
-    opened = []
-    for image, size in zip(images[: example["num_images"]], example["image_sizes"], strict=False):
-        picture = open_image(image, name)
-        if picture.size != tuple(size):
-            raise BadRow(
-                f"{name}: an image is {picture.width} x {picture.height} pixels now and was {size[0]} x {size[1]} when the "
-                "rows were prepared. Start again, so that they are prepared anew.",
-                kind="image unreadable",
-            )
-        opened.append(picture)
-    ids = torch.tensor(example["input_ids"])
-    return Sample(ids, supervised_labels(ids, example["supervised_spans"]), opened)
+def _measures(size: Sequence[int]) -> str:
+    """The size of an image, or of a video, in words."""
+    width, height, *frames = size
+    return f"{width} x {height} pixels" + (f", {frames[0]} frames," if frames else "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..rows.images import image_size, open_image, resolve_images
+from ..rows.images import open_visual, resolve_images, visual_size
 from ..rows.schema import BadRow, Row, normalize_row, row_name
 from .collator import LlavaCollator
 
@@ -28,7 +28,8 @@ class PreparedRow:
         num_images: Images left after truncation.
         row: The normalised row; `None` where it could not be read as one.
         image_faults: For each image of the row the kind of its problem, or `None`.
-        image_sizes: Width and height of each image, upright; (0, 0) for one at fault.
+        image_sizes: Width and height of each image, upright, and of a video how many frames are taken; (0, 0) for one at
+            fault.
         input_ids: Shape (length,), image tokens in their places; empty for an unusable row.
         supervised_spans: Where supervised tokens start and end, by turns: [start, end, start, end, ...].
     """
@@ -41,7 +42,7 @@ class PreparedRow:
     num_images: int = 0
     row: Row | None = None
     image_faults: list[str | None] = field(default_factory=list)
-    image_sizes: list[tuple[int, int]] = field(default_factory=list)
+    image_sizes: list[tuple[int, ...]] = field(default_factory=list)
     input_ids: list[int] = field(default_factory=list)
     supervised_spans: list[int] = field(default_factory=list)
 
@@ -63,7 +64,7 @@ def prepare_row(
         collator: The one that training will use; its `max_length` decides what is truncated or too long.
         image_folder: Where image paths start, when they have not been joined to their folder yet.
         decode_images: Read each image whole. Without it only headers and ends of files are read, which finds missing
-            files, other files and nearly all truncated ones.
+            files, other files and nearly all truncated ones; of a video all packets, and its first frame.
         canonical: The row is as `load_conversations` returns it: read and checked already, but for its pictures.
 
     Returns:
@@ -73,12 +74,17 @@ def prepare_row(
     problems: list[BadRow] = []
     encoded: Encoded | None = None
     try:
-        row = found.row = dict(raw) if canonical else normalize_row(raw, index)
+        row = found.row = dict(raw) if canonical and not raw.get("videos") else normalize_row(raw, index)
         name = row_name(raw, index)
         row["images"] = resolve_images(row["images"], image_folder, name)
+        video_frames = collator.processor.video_frames
         for image in row["images"]:
             try:
-                size = open_image(image, name).size if decode_images else image_size(image, name)
+                size: tuple[int, ...] = (
+                    open_visual(image, name, video_frames).size
+                    if decode_images
+                    else visual_size(image, name, video_frames)
+                )
                 fault = None
             except BadRow as error:
                 problems.append(error)

@@ -12,7 +12,7 @@ from datasets import Dataset
 from ..rows import schema
 from .collator import LlavaCollator
 
-FORMAT = 1  # of the files that `samples` writes
+FORMAT = 2  # of the files that `samples` writes
 LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow")
 
 

@@ -28,8 +28,9 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.utils import tqdm
 from filelock import FileLock
 
+from ..processing.video_frames import is_video
 from ..rows.files import replacing
-from ..rows.loading import is_canonical, without_decoding
+from ..rows.loading import FILE, as_stored, is_canonical, without_decoding
 from ..rows.schema import images_of
 from .collator import LlavaCollator
 from .row_preparation import PreparedRow, prepare_row
@@ -48,8 +49,8 @@ FEATURES = Features(
         "supervised": Value("int32"),
         "num_images": Value("int32"),
         "image_sizes": List(List(Value("int32"))),
-        # Images that the columns of the row do not hold as they are; else null
-        "own_images": List({"bytes": Value("binary"), "path": Value("string")}),
+        # Images that the columns of the row do not hold as they are, and all of a row that has a video; else null
+        "own_images": List({**FILE, "video": FILE, "frames": List(FILE)}),
         "image_files": List(Value("string")),
         "problem": Value("string"),
         "kind": Value("string"),
@@ -211,7 +212,7 @@ class _Preparation:
         return any(
             prepare_row(self.dataset[row], row, self.collator, canonical=self.canonical).problem != problem
             for row, problem, kind in faults
-            if kind is not None and kind.startswith("image ")
+            if kind is not None and kind.startswith(("image ", "video "))
         )
 
     def clear(self, stale: Iterable[Path]) -> None:
@@ -264,7 +265,7 @@ def sample_entry(raw: Mapping[str, Any], index: int, found: PreparedRow) -> dict
     images = found.row["images"] if found.row is not None else []
     own = None
     if found.problem is None and not _same(images, images_of(raw)):
-        own = [_as_stored(image) for image in images]
+        own = [_own(image) for image in images]
     return {
         "row": index,
         "input_ids": found.input_ids,
@@ -275,7 +276,7 @@ def sample_entry(raw: Mapping[str, Any], index: int, found: PreparedRow) -> dict
         "num_images": found.num_images,
         "image_sizes": found.image_sizes,
         "own_images": own,
-        "image_files": [path for image in images if (path := _file_of(image)) is not None],
+        "image_files": [path for image in images for path in _files_of(image)],
         "problem": found.problem,
         "kind": found.kind,
     }
@@ -285,14 +286,27 @@ def _same(images: list[Any], others: list[Any]) -> bool:
     return len(images) == len(others) and all(a is b or a == b for a, b in zip(images, others, strict=True))
 
 
-def _as_stored(image: Any) -> dict[str, Any]:
-    return datasets.Image().encode_example(os.fspath(image) if isinstance(image, os.PathLike) else image)
+def _own(image: Any) -> dict[str, Any]:
+    """An image or a video as `own_images` keeps it."""
+    if not is_video(image):
+        return {**as_stored(image), "video": None, "frames": None}
+    frames = image.get("frames")
+    return {
+        "bytes": None,
+        "path": None,
+        "video": as_stored(image["video"]) if frames is None else None,
+        "frames": None if frames is None else [as_stored(frame) for frame in frames],
+    }
 
 
-def _file_of(image: Any) -> str | None:
+def _files_of(image: Any) -> list[str]:
+    """The files that an image, or a video, is read from."""
+    if is_video(image):
+        files = image["frames"] if image.get("frames") is not None else [image["video"]]
+        return [path for file in files for path in _files_of(file)]
     if isinstance(image, Mapping):
-        return image.get("path") if image.get("bytes") is None else None
-    return os.fspath(image) if isinstance(image, str | os.PathLike) else None
+        return [image["path"]] if image.get("bytes") is None and image.get("path") is not None else []
+    return [os.fspath(image)] if isinstance(image, str | os.PathLike) else []
 
 
 def _state_of(image_files: Iterable[Iterable[str]]) -> str:

@@ -30,6 +30,8 @@ LIGHT = (
     "llavakit.processing.image_inputs",
     "llavakit.processing.image_geometry",
     "llavakit.processing.box_formats",
+    "llavakit.processing.video_containers",
+    "llavakit.processing.video_frames",
 )
 
 

@@ -13,6 +13,7 @@ from llavakit.inference.generation import AnswerEnd
 from llavakit.inference.session import ChatSession
 from llavakit.inference.streaming import TokenStream
 
+from ..video_files import video
 from ..warm_python import WarmPython
 
 
@@ -82,6 +83,21 @@ def test_pasted_pictures(tiny_llava: str, photo: Path, tmp_path: Path, capsys: p
     said = capsys.readouterr().out
     assert f"(looking at {photo})" in said
     assert "> say it again" in said and "> what is it" not in said  # another picture starts another talk
+
+
+def test_a_video_is_talked_about_like_a_picture(tiny_llava: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "clip.mp4").write_bytes(video(20))
+    (tmp_path / "early.mp4").write_bytes(video(20)[:-300])
+    clip, early = str(tmp_path / "clip.mp4"), str(tmp_path / "early.mp4")
+    session = ChatSession(*load_llava(tiny_llava))
+    session.set_image({"video": clip})
+    answer = session.ask("what is it", stream=False, max_new_tokens=4)
+    conversation(tiny_llava, ["what is it", f"{clip} what is it", early, f"/image {clip}", "/history"], image=clip)
+    captured = capsys.readouterr()
+    assert captured.out.replace(HELP, "HELP") == f"HELP\n{answer}\n(looking at {clip})\n{answer}\n"
+    assert captured.err.splitlines()[-1].startswith(f"image: the video {early!r} ends early: ")
+    assert main(["chat", tiny_llava, "--image", early, "--question", "x"]) == 1
+    assert capsys.readouterr().err.startswith(f"llavakit chat: --image: the video {early!r} ends early: ")
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_talk(

@@ -503,7 +503,7 @@ def test_bad_conversations(processor: LlavaProcessor) -> None:
     with pytest.raises(ValueError, match="message 1 is"):
         processor.apply_chat_template([*turns("Q"), {"content": "A"}])
     with pytest.raises(ValueError, match="message 0 has a block"):
-        processor.apply_chat_template(turns([{"type": "video", "video": "x.mp4"}]))
+        processor.apply_chat_template(turns([{"type": "audio", "audio": "x.wav"}]))
     with pytest.raises(ValueError, match="Sample 0 has nothing to learn"):
         processor.apply_chat_template([turns("Q")], tokenize=True, return_assistant_tokens_mask=True)
     with pytest.raises(ValueError, match="padding_side='top'"):

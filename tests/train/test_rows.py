@@ -76,7 +76,7 @@ def test_the_row_is_not_changed():
         (original(("human", "<image>\nWhat?"), ("gpt", 3)), "'value' of a 'gpt' turn is 3"),
         ({"id": "7", "text": "x"}, "neither 'conversations' nor 'messages'"),
         ({"id": "7", "messages": [{"role": "tool", "content": "x"}]}, "unknown role 'tool'"),
-        ({"id": "7", "messages": [{"role": "user", "content": [{"type": "video"}]}]}, "unknown content block"),
+        ({"id": "7", "messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "unknown content block"),
         ({"id": "7", "conversations": []}, "no answer"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ...processing.video_frames import is_video
 from ...rows.schema import IMAGE_PLACEHOLDER
 from ..collator import LlavaCollator
 from ..row_preparation import PreparedRow, prepare_row
@@ -86,7 +87,10 @@ def _read_chunk(chunk: list[tuple[int, Any]]) -> list[RowFindings]:
 
 def digest(image: Any) -> bytes:
     """Which image it is: by its path, or by its content where that is in the row."""
-    if isinstance(image, Image.Image):
+    if is_video(image):
+        files = image["frames"] if image.get("frames") is not None else [image["video"]]
+        content = b"".join(map(digest, files))
+    elif isinstance(image, Image.Image):
         content = image.tobytes()
     elif isinstance(image, Mapping):
         content = image.get("bytes") or (image.get("path") or "").encode("utf-8", "surrogatepass")

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ...processing import LlavaProcessor
 from ...processing.layout_native import pixels_of
+from ...processing.video_frames import Video
 from ...reports.image_cuts import ImageCut
 from ...reports.marked_pictures import Mark, coloured, marked
 from ...rows.images import encoded_uri
@@ -15,18 +16,21 @@ from .findings import ShownPicture
 
 GAP = 0.05  # between views that are shown together, as a share of a view's width
 BETWEEN = (255, 255, 255)
+FRAMES_IN_A_ROW = 4
 
 Box = Sequence[float]
 
 
-def shown_picture(image: Image.Image, processor: LlavaProcessor, boxes: Sequence[Box] = ()) -> ShownPicture:
-    """An image as the vision encoder gets it: cropped, padded or cut, resized, its normalisation undone.
+def shown_picture(image: Image.Image | Video, processor: LlavaProcessor, boxes: Sequence[Box] = ()) -> ShownPicture:
+    """An image, or a video, as the vision encoder gets it: cropped, padded or cut, resized, its normalisation undone.
 
     Args:
-        image: RGB, upright.
+        image: RGB, upright; or frames of a video.
         processor: Of the checkpoint.
         boxes: Of the conversation, in pixels of the image; each is drawn where its views show it.
     """
+    if isinstance(image, Video):
+        return _shown_video(image, processor)
     cut = ImageCut.of(processor, *image.size)
     views = with_boxes(views_as_seen(image, processor), boxes, image.size, processor)
     sheet = views[0] if len(views) == 1 else _sheet(views, cut)
@@ -46,7 +50,23 @@ def with_boxes(
     return [marked(view, marks[number]) if number in marks else view for number, view in enumerate(views)]
 
 
-def views_as_seen(image: Image.Image, processor: LlavaProcessor) -> list[Image.Image]:
+def _shown_video(video: Video, processor: LlavaProcessor) -> ShownPicture:
+    """The frames that are taken of a video, in their order."""
+    width, height, num_frames = video.size
+    views, plan = views_as_seen(video, processor), processor.plan(width, height, num_frames)
+    side, columns = views[0].size, min(num_frames, FRAMES_IN_A_ROW)
+    gap = max(1, round(GAP * side[0]))
+    rows = -(-num_frames // columns)
+    sheet = Image.new("RGB", (columns * (side[0] + gap) - gap, rows * (side[1] + gap) - gap), BETWEEN)
+    for number, view in enumerate(views):
+        row, column = divmod(number, columns)
+        sheet.paste(view, (column * (side[0] + gap), row * (side[1] + gap)))
+    address = encoded_uri(sheet, "PNG" if max(side) <= 64 else "JPEG", 85)
+    text = f"video of {width} x {height} pixels: {num_frames} frames, {plan.num_tokens:,} tokens"
+    return ShownPicture(address, text, plan.num_views, plan.num_tokens)
+
+
+def views_as_seen(image: Image.Image | Video, processor: LlavaProcessor) -> list[Image.Image]:
     """Each view of an image, its normalisation undone."""
     settings: Any = processor.image_processor
     inputs = processor.process_images([image])

@@ -5,9 +5,10 @@ import os
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ...processing import LlavaProcessor
-from ...rows.images import open_image, resolve_images
+from ...rows.images import open_visual, resolve_images
 from ...rows.schema import normalize_row, row_name
 from ..collator import LlavaCollator
 from .findings import ShownRow
@@ -43,7 +44,8 @@ class Spread:
 def shown_row(index: int, raw: Any, collator: LlavaCollator, image_folder: str | os.PathLike | None) -> ShownRow:
     processor = collator.processor
     row, name = normalize_row(raw, index), row_name(raw, index)
-    images = [open_image(image, name) for image in resolve_images(row["images"], image_folder, name)]
+    resolved = resolve_images(row["images"], image_folder, name)
+    images = [open_visual(image, name, processor.video_frames) for image in resolved]
     sizes = [image.size for image in images]
     encoded = collator.tokenize(row, name, sizes)
     shown = whole = dataclasses.replace(collator, max_length=None).tokenize(row, name, sizes)
@@ -53,7 +55,9 @@ def shown_row(index: int, raw: Any, collator: LlavaCollator, image_folder: str |
     else:  # the template writes a shorter conversation otherwise
         shown = encoded
     pictures = images[: min(encoded.num_images, PICTURES)]
-    boxes = _boxes_in(row, processor, sizes[0]) if len(images) == 1 else []  # of several, no text says which it means
+    # Of several, or of frames, no text says which it means
+    one = len(images) == 1 and isinstance(images[0], Image.Image)
+    boxes = _boxes_in(row, processor, images[0].size[:2]) if one else []
     return ShownRow(
         index=index,
         id=row["id"],
