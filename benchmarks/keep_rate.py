@@ -1,14 +1,13 @@
 """What fewer image tokens cost: the exam of a quickstart at several rates, and the same with tokens kept at random.
 
-    llavakit quickstart --output_dir run
-    python benchmarks/keep_rate.py run [--rates 1 0.5 0.25 0.1] [--questions 150]
+    llavakit compare --parts connectors --seeds 0 --output_dir run
+    python benchmarks/keep_rate.py run/seed-0/small/runs/linear [--rates 1 0.5 0.25 0.1] [--questions 150]
 
 Nothing is trained: the checkpoint saw every patch. A row has the share of right answers over all kinds of questions, and the
-seconds that the exam took. The quickstart's own pictures are 4 tokens, so that its curve is a coarse one.
+seconds that the exam took. A picture of the comparison is 16 tokens; one of the quickstart (run/model) 4, a coarse curve.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,16 @@ def at_random(features: torch.Tensor, count: int) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="what quickstart wrote")
+    parser.add_argument("model", type=Path, help="a checkpoint of quickstart or compare")
+    parser.add_argument("--seed", type=int, default=0, help="of its world")
     parser.add_argument("--rates", type=float, nargs="+", default=[1.0, 0.75, 0.5, 0.25, 0.1])
     parser.add_argument("--questions", type=int, default=150, help="of each kind")
     args = parser.parse_args()
 
-    seed = json.loads((args.run / "results.json").read_text())["seed"]
     pairs = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
-    exam = make_exam(seed, pairs, held_out_pairs(seed), args.questions)
-    model = AutoModelForImageTextToText.from_pretrained(args.run / "model")
-    processor = AutoProcessor.from_pretrained(args.run / "model")
+    exam = make_exam(args.seed, pairs, held_out_pairs(args.seed), args.questions)
+    model = AutoModelForImageTextToText.from_pretrained(args.model)
+    processor = AutoProcessor.from_pretrained(args.model)
     most_diverse = image_features.most_diverse
 
     print("rate   tokens   right   seconds   right at random")
