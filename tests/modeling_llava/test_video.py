@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import datasets
 import pytest
 import torch
 import transformers
@@ -21,7 +22,9 @@ from llavakit.modeling_llava.image_features import join_views
 from llavakit.processing.image_plan import View
 from llavakit.processing.layout_tiles import TilesLayout
 from llavakit.processing.video_frames import Video, open_video
+from llavakit.rows.schema import BadRow
 from llavakit.train.row_preparation import prepare_row
+from llavakit.train.samples import prepare_samples, with_samples
 from llavakit.train.stages import part_of
 
 from ..cpu_training import CPU_SETTINGS
@@ -429,6 +432,21 @@ def test_rows_are_prepared_from_headers_and_collated_as_they_were(built, rows):
     tokens = (batch["input_ids"] == processor.image_token_id).sum(1).tolist()
     assert tokens == [4 * 4, 16, 2 * 4, 0]
     assert batch["feature_places"][:, 0].tolist() == [16, 0, 0, 0, 16, 8, 0]
+
+
+def test_a_video_that_changed_is_prepared_anew(built, rows, clips, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", rows.parent / "cache")
+    collator = LlavaCollator(LlavaProcessor.from_pretrained(built))
+    loaded = load_conversations(rows)
+    assert prepare_samples(loaded, collator).usable == [0, 1, 2, 3]
+    (rows.parent / "early.mp4").write_bytes(clips[0]["video"])
+    found = prepare_samples(loaded, collator)
+    assert found.usable == list(range(5)) and found.lengths[4] == found.lengths[0]
+    (rows.parent / "a.mp4").write_bytes(clips[1]["video"])  # three frames now
+    prepared = with_samples(loaded, found)
+    with pytest.raises(BadRow, match="64 x 48 pixels, 3 frames, now and was 64 x 48 pixels, 4 frames, when the rows"):
+        collator([prepared[0]])
+    assert prepare_samples(loaded, collator).lengths[0] == found.lengths[0] - 4
 
 
 # ---- disk ----

@@ -181,8 +181,8 @@ def test_no_other_file_is_opened_and_nothing_is_fetched(tmp_path: Path) -> None:
     clip = tmp_path / "clip.ts"
     clip.write_bytes(video(20, "mpegts"))
     for name, text in {
-        "list.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{clip}\n#EXT-X-ENDLIST\n",
-        "concat.mp4": f"ffconcat version 1.0\nfile {clip}\n",
+        "list.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{clip}\n#EXT-X-ENDLIST\n",
+        "list.ffconcat": f"ffconcat version 1.0\nfile {clip}\n",
     }.items():
         (tmp_path / name).write_text(text)
         refused(tmp_path / name)
