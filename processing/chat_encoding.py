@@ -1,4 +1,4 @@
-"""From a rendered chat to token ids and the mask of what is learnt.
+"""From a rendered chat to token ids and the mask of what is supervised.
 
 The label spans come from the template's own ``{% generation %}`` blocks, and nothing is ever tokenized twice and
 compared. A rendered chat is cut into pieces: at images, at the control tokens the template wrote, and at both ends of
@@ -35,7 +35,7 @@ class Encoded:
 
     Attributes:
         input_ids (`list[int]`): Shape `(length,)`, images expanded to their run of image tokens.
-        assistant_mask (`list[int]`): Shape `(length,)`, 1 where a token is learnt (answers and what ends them).
+        assistant_mask (`list[int]`): Shape `(length,)`, 1 where a token is supervised (answers and what ends them).
         tokens_of_image (`list[int]`): How many image tokens each image of the conversation takes, in order. Fewer
             images than the conversation has when whole turns were dropped to fit a maximum length.
     """
@@ -81,11 +81,11 @@ class _Pieces:
     order: list[tuple[bool, list[int] | tuple[Prefix, int]]] = field(default_factory=list)
     texts: dict[Prefix, list[str]] = field(default_factory=lambda: {prefix: [] for prefix in Prefix})
 
-    def add_ids(self, ids: list[int], learnt: bool) -> None:
-        self.order.append((learnt, ids))
+    def add_ids(self, ids: list[int], supervised: bool) -> None:
+        self.order.append((supervised, ids))
 
-    def add_text(self, text: str, prefix: Prefix, learnt: bool) -> None:
-        self.order.append((learnt, (prefix, len(self.texts[prefix]))))
+    def add_text(self, text: str, prefix: Prefix, supervised: bool) -> None:
+        self.order.append((supervised, (prefix, len(self.texts[prefix]))))
         self.texts[prefix].append(text)
 
 
@@ -177,7 +177,7 @@ class ChatEncoder:
     def _encode(
         self, segments: Sequence[tuple[str, bool]], controls: re.Pattern[str], runs: Iterator[int]
     ) -> tuple[list[int], list[int], int]:
-        """Token ids, the mask of what is learnt, and the number of images; `runs` are their lengths in tokens."""
+        """Token ids, the mask of what is supervised, and the number of images; `runs` are their lengths in tokens."""
         pieces, num_images = self._cut(segments, controls, runs)
         encoded = {
             prefix: self._backends[prefix].encode_batch_fast(texts, add_special_tokens=False)
@@ -186,10 +186,10 @@ class ChatEncoder:
         }
         input_ids: list[int] = []
         mask: list[int] = []
-        for learnt, piece in pieces.order:
+        for supervised, piece in pieces.order:
             ids = piece if isinstance(piece, list) else encoded[piece[0]][piece[1]].ids
             input_ids += ids
-            mask += [int(learnt)] * len(ids)
+            mask += [int(supervised)] * len(ids)
         return input_ids, mask, num_images
 
     def _cut(
@@ -199,9 +199,9 @@ class ChatEncoder:
         num_images = 0
         prefix = Prefix.START
         strip = False  # the control token before swallows the white space after it
-        for segment, learnt in segments:
-            # An answer keeps its first line break even after a header that swallows white space: it is learnt as given.
-            strip = strip and not learnt
+        for segment, supervised in segments:
+            # An answer keeps its first line break even after a header that swallows white space, supervised as given.
+            strip = strip and not supervised
             text, position = "", 0
             for match in controls.finditer(segment):
                 text += segment[position : match.start()]
@@ -215,7 +215,7 @@ class ChatEncoder:
                 if token.lstrip:
                     text = text.rstrip(WHITE_SPACE)
                 if text:
-                    pieces.add_text(text, prefix, learnt)
+                    pieces.add_text(text, prefix, supervised)
                 if token.id == self._image_id:
                     pieces.add_ids([token.id] * next(runs), False)
                     num_images += 1
@@ -224,20 +224,20 @@ class ChatEncoder:
                     # Where one token both begins and ends a text (GPT-2), only the first is a beginning.
                     begins = token.id == self._bos_id and (not self._bos_is_eos or not pieces.order)
                     prefix = Prefix.START if begins else Prefix.INNER
-                    pieces.add_ids([token.id], learnt)
+                    pieces.add_ids([token.id], supervised)
                 strip = token.rstrip
                 text = ""
             text += segment[position:]
             if strip:
                 text = text.lstrip(WHITE_SPACE)
             if text:
-                pieces.add_text(text, prefix, learnt)
+                pieces.add_text(text, prefix, supervised)
                 prefix, strip = Prefix.CONTINUATION, False
         return pieces, num_images
 
 
 def _segments(rendered: str, spans: Sequence[tuple[int, int]]) -> list[tuple[str, bool]]:
-    """Cut a text at the ends of its generation blocks: (text, whether it is learnt), in order."""
+    """Cut a text at the ends of its generation blocks: (text, whether it is supervised), in order."""
 
     def cut() -> Iterator[tuple[str, bool]]:
         position = 0
@@ -247,7 +247,7 @@ def _segments(rendered: str, spans: Sequence[tuple[int, int]]) -> list[tuple[str
             position = end
         yield rendered[position:], False
 
-    return [(text, learnt) for text, learnt in cut() if text]
+    return [(text, supervised) for text, supervised in cut() if text]
 
 
 _ENCODERS: WeakKeyDictionary[Any, tuple[int, str, ChatEncoder]] = WeakKeyDictionary()

@@ -359,8 +359,6 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
                 `{"video": file}`, `{"frames": pictures}`, or what `open_video` made of it.
 
         Returns:
-            `dict`: Tensors, a row a view: `pixel_values` of shape `(views, channels, height, width)`, and what else the
-            layout has go with them (see its `apply`).
             `dict`: Tensors: `pixel_values` of shape `(views, channels, height, width)`, a row a view, and
             `feature_places` where the layout has several views, or an image is a video (see `ImageLayout.apply`).
         """

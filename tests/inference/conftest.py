@@ -1,8 +1,9 @@
-"""A tiny model whose answers depend on its images, random conversations, and what recomputing everything gives."""
+"""A tiny model whose answers depend on its images, random conversations, what recomputing gives, and a browser."""
 
 import copy
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,30 @@ def recomputed() -> Callable[..., str]:
         return text.split(stop)[0].split("</s>")[0].strip()
 
     return answer
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium from the system's packages, driven by selenium."""
+    pytest.importorskip("selenium", reason="selenium is not installed: pip install selenium")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if browser is None or driver is None:
+        pytest.skip("there is no browser: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--window-size=1280,900",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    window = webdriver.Chrome(options=options, service=Service(driver))
+    yield window
+    window.quit()

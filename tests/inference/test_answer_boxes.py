@@ -15,7 +15,7 @@ from llavakit.cli import main
 from llavakit.inference.chat import load_llava
 from llavakit.reports.marked_pictures import coloured, in_words, marked
 
-from .test_web import Page, chromium  # noqa: F401  a fixture
+from .browser_page import Page
 from .web_server import WebServer, web_server
 
 ANSWER = "[0.25, 0.25, 0.5, 0.75] [0.5, 0.3, 0.4"
@@ -88,7 +88,7 @@ def served(pointing_llava: str, tmp_path: Path) -> Iterator[WebServer]:
 
 
 @pytest.mark.slow
-def test_the_page_draws_them_over_the_picture(chromium: Any, served: WebServer, grey: Path) -> None:  # noqa: F811
+def test_the_page_draws_them_over_the_picture(chromium: Any, served: WebServer, grey: Path) -> None:
     page = Page(chromium, served.url)
     page.upload(grey)
     page.wait(page.picture)

@@ -105,9 +105,9 @@ def log_likelihood(model: Any, processor: Any, question: Question, choice: str) 
     turn = {"role": "assistant", "content": choice}
     prompt = processor.encode_conversation(question.conversation(), add_generation_prompt=True).input_ids
     whole = processor.encode_conversation([*question.conversation(), turn])
-    learnt = [token for token, mask in zip(whole.input_ids, whole.assistant_mask, strict=True) if mask]
+    supervised = [token for token, mask in zip(whole.input_ids, whole.assistant_mask, strict=True) if mask]
     stop = sum(processor.encode_conversation([*question.conversation(), {**turn, "content": ""}]).assistant_mask)
-    ids = torch.tensor([prompt + learnt[: len(learnt) - stop]])
+    ids = torch.tensor([prompt + supervised[: len(supervised) - stop]])
     images = [Image.open(path) for path in question.images]
     with torch.no_grad():
         logits = model(input_ids=ids, **processor.process_images(images)).logits[0]

@@ -1,5 +1,6 @@
 """Tokenizers of every family, and processors around them."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +173,17 @@ def processor_of(tokenizer_of: Callable[[str], Any]) -> Callable[..., LlavaProce
         )
 
     return get
+
+
+@pytest.fixture
+def tokenizer(tokenizer_of: Callable[[str], Any]) -> Any:
+    """A copy: what a test does to it stays in the test."""
+    return copy.deepcopy(tokenizer_of("byte_level_bpe"))
+
+
+@pytest.fixture
+def processor(processor_of: Callable[..., LlavaProcessor]) -> LlavaProcessor:
+    return processor_of("byte_level_bpe", "vicuna_v1")
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from llavakit.processing import SHIPPED_TEMPLATES, Encoded, LlavaProcessor
 
-# What a template learns of an answer, written out by hand.
-LEARNT = {
+# What a template has supervised of an answer, written out by hand.
+SUPERVISED = {
     "llava_v0": " {answer}###",
     "vicuna_v1": " {answer}{eos}",
     "plain": "{answer}\n",
@@ -78,8 +78,8 @@ def processor(processor_of: Callable[..., LlavaProcessor], family: str, template
     return processor_of(family, template)
 
 
-def learnt_length(encoded: Encoded) -> int:
-    """Tokens up to the end of the last learnt one; 0 where a tokenizer has no token for any answer."""
+def supervised_length(encoded: Encoded) -> int:
+    """Tokens up to the end of the last supervised one; 0 where a tokenizer has no token for any answer."""
     return len(encoded) - encoded.assistant_mask[::-1].index(1) if 1 in encoded.assistant_mask else 0
 
 
@@ -87,7 +87,7 @@ def learnt_length(encoded: Encoded) -> int:
 @example(messages=[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "\nA\n"}])
 @example(messages=[{"role": "user", "content": "Q "}, {"role": "assistant", "content": "  A</s>  "}])
 @example(messages=[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "\u200d"}])
-def test_answers_and_their_stops_are_learnt_and_nothing_else(
+def test_answers_and_their_stops_are_supervised_and_nothing_else(
     processor: LlavaProcessor, family: str, template: str, messages: list[dict[str, Any]]
 ) -> None:
     encoded = processor.encode_conversation(messages)
@@ -101,8 +101,8 @@ def test_answers_and_their_stops_are_learnt_and_nothing_else(
         # The span starts where the prompt of this very turn ends ...
         prompt = processor.encode_conversation(messages[:index], add_generation_prompt=True).input_ids
         assert encoded.input_ids[: len(prompt)] == prompt
-        # ... and ends where the answer, cut off after it, is last learnt.
-        end = learnt_length(processor.encode_conversation(messages[: index + 1]))
+        # ... and ends where the answer, cut off after it, is last supervised.
+        end = supervised_length(processor.encode_conversation(messages[: index + 1]))
         expected[len(prompt) : end] = [1] * (end - len(prompt))
         span = encoded.input_ids[len(prompt) : end]
         stop = STOPS.get(template, eos)
@@ -111,7 +111,7 @@ def test_answers_and_their_stops_are_learnt_and_nothing_else(
         assert re.sub(r"\s", "", decode(span)).endswith(re.sub(r"\s", "", stop))
         if family in LOSSLESS:
             # One space before a text is what decoding may drop or, from a prefix mark, add.
-            text = LEARNT[template].format(answer=message["content"], eos=eos)
+            text = SUPERVISED[template].format(answer=message["content"], eos=eos)
             assert decode(span) in (text, text.removeprefix(" "), f" {text}")
     assert encoded.assistant_mask == expected
     assert processor.stop_string == STOPS.get(template, eos)
@@ -142,7 +142,7 @@ def test_user_text_is_text(processor: LlavaProcessor, messages: list[dict[str, A
 
     def skeleton(encoded: Encoded) -> list[tuple[int, int]]:
         pairs = zip(encoded.input_ids, encoded.assistant_mask, strict=True)
-        return [(id, learnt) for id, learnt in pairs if id in control]
+        return [(id, supervised) for id, supervised in pairs if id in control]
 
     assert skeleton(processor.encode_conversation(messages)) == skeleton(processor.encode_conversation(bland))
 
@@ -153,9 +153,9 @@ def test_control_text_reads_back_as_typed(processor_of: Callable[..., LlavaProce
     processor = processor_of(family, "vicuna_v1")
     messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": f"a {text} b"}]
     encoded = processor.encode_conversation(messages)
-    learnt = [id for id, mask in zip(encoded.input_ids, encoded.assistant_mask, strict=True) if mask]
-    assert learnt[-1] == processor.tokenizer.eos_token_id
-    assert processor.tokenizer.decode(learnt[:-1]).strip() == f"a {text} b".strip()
+    supervised = [id for id, mask in zip(encoded.input_ids, encoded.assistant_mask, strict=True) if mask]
+    assert supervised[-1] == processor.tokenizer.eos_token_id
+    assert processor.tokenizer.decode(supervised[:-1]).strip() == f"a {text} b".strip()
 
 
 def test_blocks_of_text_do_not_join_into_control_text(processor: LlavaProcessor) -> None:
@@ -216,7 +216,7 @@ def test_apply_chat_template_is_the_same_path(processor: LlavaProcessor, picture
             assert batch["assistant_masks"][row] == encoded.assistant_mask
 
 
-def test_a_picture_in_an_answer_is_not_learnt(processor_of: Callable[..., LlavaProcessor]) -> None:
+def test_a_picture_in_an_answer_is_not_supervised(processor_of: Callable[..., LlavaProcessor]) -> None:
     processor = processor_of("byte_level_bpe", "vicuna_v1")
     answer = [{"type": "text", "text": "See:"}, {"type": "image"}, {"type": "text", "text": "A cat."}]
     encoded = processor.encode_conversation(
@@ -224,8 +224,8 @@ def test_a_picture_in_an_answer_is_not_learnt(processor_of: Callable[..., LlavaP
     )
     pairs = list(zip(encoded.input_ids, encoded.assistant_mask, strict=True))
     assert pairs.count((processor.image_token_id, 0)) == 4
-    learnt = processor.tokenizer.decode([id for id, mask in pairs if mask])
-    assert learnt == " See:\n\nA cat.</s>"
+    supervised = processor.tokenizer.decode([id for id, mask in pairs if mask])
+    assert supervised == " See:\n\nA cat.</s>"
 
 
 def test_one_token_that_begins_and_ends(tokenizer_of: Callable[[str], Any]) -> None:

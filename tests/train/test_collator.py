@@ -17,18 +17,18 @@ def processor(tiny_llava: str):
     return AutoProcessor.from_pretrained(tiny_llava)
 
 
-def learnt(processor, batch: dict, row: int) -> str:
+def supervised(processor, batch: dict, row: int) -> str:
     labels = batch["labels"][row]
     return processor.tokenizer.decode(labels[labels != -100])
 
 
-def test_answers_and_stops_are_learnt_and_nothing_else(processor, rows_file: Path):
+def test_answers_and_stops_are_supervised_and_nothing_else(processor, rows_file: Path):
     rows = json.loads(rows_file.read_text())
     for row in rows:
         row["image"] = row["image"] and str(rows_file.parent / row["image"])
     batch = LlavaCollator(processor)(rows[:4])
-    assert learnt(processor, batch, 0) == " a red cat</s> " + "there are two dogs " * 3 + "</s>"
-    assert learnt(processor, batch, 1) == " a green cat</s>"
+    assert supervised(processor, batch, 0) == " a red cat</s> " + "there are two dogs " * 3 + "</s>"
+    assert supervised(processor, batch, 1) == " a green cat</s>"
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
     assert batch["pixel_values"].shape == (4, 3, 28, 28)
     assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [4, 4, 4, 4]
@@ -50,7 +50,7 @@ def test_loaded_rows_and_raw_rows_give_the_same_batch(processor, rows_file: Path
 
 def test_a_text_only_batch_has_no_pixels(processor, rows_file: Path):
     batch = LlavaCollator(processor)([load_conversations(rows_file)[5]])
-    assert "pixel_values" not in batch and learnt(processor, batch, 0) == " a blue cat</s>"
+    assert "pixel_values" not in batch and supervised(processor, batch, 0) == " a blue cat</s>"
 
 
 def test_padding_to_a_multiple(processor, rows_file: Path):
@@ -65,7 +65,7 @@ def test_truncation_drops_whole_turns_and_never_an_image(processor, rows_file: P
     row = load_conversations(rows_file)[0]
     whole = LlavaCollator(processor)([row])
     shorter = LlavaCollator(processor, max_length=whole["input_ids"].shape[1] - 1)([row])
-    assert learnt(processor, shorter, 0) == " a red cat</s>"
+    assert supervised(processor, shorter, 0) == " a red cat</s>"
     length = shorter["input_ids"].shape[1]
     assert torch.equal(shorter["input_ids"], whole["input_ids"][:, :length])
     with pytest.raises(BadRow, match="id 'r0'.*max_length"):
