@@ -139,7 +139,10 @@ def test_rows_made_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     [
         (["nowhere", "-o", "rows.jsonl"], "nowhere does not exist"),
         (["run", "-o", "rows.txt"], "'rows.txt' ends in '.txt'"),
-        (["run", "-o", "rows.jsonl", "--filters", "boxes,tone"], "filter 'tone' is unknown"),
+        (
+            ["run", "-o", "rows.jsonl", "--filters", "boxes,tone"],
+            "--filters='tone' is unknown; choose one of 'length'",
+        ),
         (["run", "-o", "rows.jsonl", "--similarity", "7"], "similarity=7.0 must be above 0"),
         ([".", "-o", "rows.jsonl"], ". is no run"),
         (["rows.json", "-o", "rows.json"], "rows.json would overwrite what is to be filtered"),

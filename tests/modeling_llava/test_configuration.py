@@ -50,8 +50,12 @@ def test_prefix_tokens_are_what_the_encoder_returns(model_type):
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
     vision = CONFIG_MAPPING[model_type](**sizes, image_size=28, patch_size=14)
     tower = AutoModel.from_config(vision)
+    view = {"pixel_values": torch.zeros(1, 3, 28, 28)}
+    if model_type == "siglip2_vision_model":  # it takes patches, and which of them a view has
+        view = {"pixel_values": torch.zeros(1, 4, 14 * 14 * 3), "pixel_attention_mask": torch.ones(1, 4)}
+        view["spatial_shapes"] = torch.tensor([[2, 2]])
     with torch.no_grad():
-        states = tower(torch.zeros(1, 3, 28, 28), output_hidden_states=True).hidden_states
+        states = tower(**view, output_hidden_states=True).hidden_states
     assert states[-1].shape[1] == LlavaConfig(vision_config=vision).num_additional_image_tokens + 4
 
 

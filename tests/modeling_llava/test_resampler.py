@@ -153,6 +153,7 @@ def made(tiny_model, tiny_tokenizer):
             14,
             chat_template=TEMPLATE,
             image_aspect_ratio=layout,
+            image_layout_options={"max_pixels": 56 * 56} if layout == "native" else None,  # several patches each way
             image_seq_length=options.get("num_queries", 256),
             image_token_grid=(2, 2),
             image_tokens_of="image",

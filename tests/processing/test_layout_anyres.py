@@ -16,7 +16,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from llavakit.processing import LlavaProcessor
 from llavakit.processing.image_layouts import image_layout
-from llavakit.processing.image_plan import View
+from llavakit.processing.image_plan import FEATURE_PLACES, View
 from llavakit.processing.layout_anyres import NEXT_GRIDS, ONEVISION_GRIDS
 
 NEXT = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
@@ -151,7 +151,7 @@ def test_tiles_have_the_bits_of_llava_next(make, next_reference):
             theirs = reference.image_processor(picture, return_tensors="np")["pixel_values"][0]
             assert ours["pixel_values"].numpy().dtype == theirs.dtype
             assert np.array_equal(ours["pixel_values"].numpy(), theirs), (width, height)
-            assert ours["feature_places"].shape == (len(theirs), 12)
+            assert ours["feature_places"].shape == (len(theirs), len(FEATURE_PLACES))
 
 
 def test_tiles_have_the_bits_of_llava_onevision(make):
