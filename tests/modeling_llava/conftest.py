@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from llavakit import LlavaConfig, LlavaForConditionalGeneration
 
+from ..video_files import video
 from .backbone_families import SIZES
 from .backbone_families import VISION as ENCODERS
 
@@ -139,3 +141,21 @@ def language_checkpoint(
         return str(folder)
 
     return save
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """Of 20, 3 and 1 frames; frames of coloured noise, which differ."""
+    torch.manual_seed(5)
+
+    def frames(count):
+        coarse = (torch.rand(count, 3, 3, 4) * 255).byte()
+        return [frame.permute(1, 2, 0).numpy().repeat(16, 0).repeat(16, 1) for frame in coarse]
+
+    return [{"video": video(frames(20))}, {"video": video(frames(3), "webm")}, {"frames": frames(1)}]
+
+
+@pytest.fixture
+def picture():
+    torch.manual_seed(3)
+    return Image.fromarray((torch.rand(30, 40, 3) * 255).byte().numpy())
