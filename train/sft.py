@@ -4,6 +4,7 @@
 is a matter of accelerate's flags alone.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -142,7 +143,19 @@ def train_and_save(
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
     if Version(transformers.__version__) >= Version("5.18.0"):
+        _unwrap(trainer)
         trainer.end()
+
+
+def _unwrap(trainer: Any) -> None:
+    """Let go of the wrapper of a distributed run before the processes part.
+
+    Its reducer would be the last to hold the group, and, freed by Python, would wait under Python's lock for threads of the
+    group that may wait for that lock themselves, to free the work of the last barrier: a process then never ends.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    gc.collect()
 
 
 def _next_step(stage: str, folder: str) -> str:
