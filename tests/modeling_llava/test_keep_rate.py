@@ -138,7 +138,7 @@ def test_it_is_set_when_a_processor_is_loaded_and_saved_with_it(made, pictures, 
     loaded.save_pretrained(tmp_path)
     assert AutoProcessor.from_pretrained(tmp_path).image_keep_rate == 0.25
     with pytest.raises(ValueError, match="image_keep_rate=0.25: which parts of a picture have a token is known only"):
-        loaded.image_regions(*pictures[0].size)
+        loaded.image_regions(*pictures[0].size).of_token(0)
 
 
 def test_the_page_says_how(made, tmp_path, monkeypatch, code_block):
