@@ -1,8 +1,6 @@
 """With AnyRes and the same weights, transformers' LLaVA-NeXT and LLaVA-OneVision compute the very same bits."""
 
 import copy
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,6 +18,8 @@ from llavakit.inference.engine import Question
 from llavakit.inference.local_engine import LocalEngine
 from llavakit.inference.session import ChatSession
 from llavakit.processing.layout_anyres import NEXT_GRIDS, ONEVISION_GRIDS
+
+from ..warm_python import WITHOUT_LLAVAKIT
 
 SIDE = 28
 TEMPLATE = (
@@ -305,7 +305,7 @@ assert torch.equal(model.generate(**batch, max_new_tokens=6, do_sample=False), e
 
 @pytest.mark.parametrize("options", [{"candidates": [[28, 84], [84, 28]]}, {"max_views": 2}])
 def test_the_code_beside_the_weights_stands_alone(
-    vision_checkpoint, language_checkpoint, tmp_path, environment_without_llavakit, options
+    vision_checkpoint, language_checkpoint, tmp_path, warm_python, options
 ):
     vision, language = vision_checkpoint("clip_vision_model", patch_size=7), language_checkpoint("llama")
     VARIANTS["LLaVA-NeXT"]["image_processor"].save_pretrained(vision)
@@ -327,11 +327,5 @@ def test_the_code_beside_the_weights_stands_alone(
     expected = {"views": len(batch["pixel_values"]), "logits": logits}
     expected["text"] = model.generate(**batch, max_new_tokens=6, do_sample=False)
     torch.save(expected, folder / "expected.pt")
-    done = subprocess.run(
-        [sys.executable, "-c", REMOTE, str(folder)],
-        env={**environment_without_llavakit, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = warm_python.run(["-c", WITHOUT_LLAVAKIT + REMOTE, str(folder)], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

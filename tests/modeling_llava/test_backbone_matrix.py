@@ -2,8 +2,6 @@
 both stages, saved, and loaded where there is no llavakit."""
 
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from llavakit import LlavaForConditionalGeneration
 from llavakit.checkpoints.building import build_llava, save_llava
 from llavakit.modeling_llava.model_parts import STAGES, part_of
 
+from ..warm_python import WITHOUT_LLAVAKIT
 from .backbone_families import LANGUAGE, VISION
 
 # Every language model with CLIP, every encoder with Llama, and some of the rest
@@ -128,14 +127,8 @@ def test_a_step_moves_what_learns_and_nothing_else(vision, language, stage, chec
     assert all(part_of(name) == "vision tower" for name in learning - moved)
 
 
-def test_pairs_answer_the_same_where_there_is_no_llavakit(checkpoint, environment_without_llavakit, tmp_path):
+def test_pairs_answer_the_same_where_there_is_no_llavakit(checkpoint, warm_python, tmp_path):
     folders = [str(checkpoint(*pair)) for pair in PAIRS]
-    done = subprocess.run(
-        [sys.executable, "-c", REMOTE, *folders],
-        env={**environment_without_llavakit, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = warm_python.run(["-c", WITHOUT_LLAVAKIT + REMOTE, *folders], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == folders

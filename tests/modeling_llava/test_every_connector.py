@@ -1,13 +1,12 @@
 """What holds for every connector: batches, beams, caches, compilation, stages, and the way to disk and back."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
 from llavakit.modeling_llava.connectors import CONNECTORS
+
+from ..warm_python import WITHOUT_LLAVAKIT
 
 # Those that are not one token a patch, each of 4 tokens or fewer for a view of 16 patches
 VARIANTS = {
@@ -160,7 +159,7 @@ def test_what_was_saved_comes_back(model, inputs, tmp_path):
             assert torch.equal(one(**batch).logits, other(**batch).logits)
 
 
-def test_the_code_beside_the_weights_stands_alone(model, inputs, tmp_path, environment_without_llavakit):
+def test_the_code_beside_the_weights_stands_alone(model, inputs, tmp_path, warm_python):
     batch = inputs(model.config, images=[1, 2])
     folder = tmp_path / "checkpoint"
     model.save_pretrained(folder)
@@ -168,13 +167,7 @@ def test_the_code_beside_the_weights_stands_alone(model, inputs, tmp_path, envir
         expected = {"inputs": batch, "logits": model(**batch).logits}
     expected["text"] = model.generate(**batch, max_new_tokens=8, do_sample=False)
     torch.save(expected, folder / "expected.pt")
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED_ELSEWHERE, str(folder)],
-        env={**environment_without_llavakit, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = warm_python.run(["-c", WITHOUT_LLAVAKIT + LOADED_ELSEWHERE, str(folder)], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -1,8 +1,6 @@
 """Native resolution through a whole LLaVA: encoders that take any size, beside the same encoders called directly."""
 
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from llavakit.modeling_llava.model_parts import STAGES, part_of
 from llavakit.modeling_llava.vision_encoding import as_patches, as_pixels
 from llavakit.train.inspect.shown_pictures import shown_picture, views_as_seen
 
+from ..warm_python import WITHOUT_LLAVAKIT
 from .backbone_families import clip, dinov2, siglip
 
 # Answers end with a token of their own, as in most templates
@@ -279,7 +278,7 @@ for folder in sys.argv[1:]:
 """
 
 
-def test_what_was_saved_comes_back_where_there_is_no_llavakit(build, environment_without_llavakit, tmp_path):
+def test_what_was_saved_comes_back_where_there_is_no_llavakit(build, warm_python, tmp_path):
     folders = []
     for encoder, connector in [("SigLIP 2 NaFlex", "four patches a token"), ("CLIP", "of the image")]:
         model, processor = build(encoder, connector, image_layout_options={"max_pixels": 14 * 14 * 12})
@@ -293,13 +292,7 @@ def test_what_was_saved_comes_back_where_there_is_no_llavakit(build, environment
         expected = {"pictures": OF_TEXTS, "texts": TEXTS, "inputs": batch, "logits": logits, "answers": answers}
         torch.save(expected, folder / "expected.pt")
         folders.append(str(folder))
-    done = subprocess.run(
-        [sys.executable, "-c", REMOTE, *folders],
-        env={**environment_without_llavakit, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = warm_python.run(["-c", WITHOUT_LLAVAKIT + REMOTE, *folders], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
