@@ -103,9 +103,9 @@ def build_llava(
 
 def token_order(config: LlavaConfig) -> dict[str, Any]:
     """What a processor is told of the tokens that a view, or an image, takes: arguments of `LlavaProcessor`."""
-    if CONNECTORS[config.projector_type].of_image:
-        return {"image_token_grid": config.patch_grid, "image_tokens_of": "image"}
     connector, patches, grid = CONNECTORS[config.projector_type], config.patch_grid, config.feature_grid
+    if connector.of_image:
+        return {"image_token_grid": patches, "image_tokens_of": "image"}
     order: dict[str, Any] = {"image_token_grid": grid or (config.image_seq_length, 1)}
     if patches is not None and grid is not None:
         doubled = connector.grid((2 * patches[0], 2 * patches[1]), config)

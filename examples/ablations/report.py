@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..evaluation.metrics.intervals import LEVEL, difference_intervals, intervals
-from ..evaluation.metrics.scoring import Result, totals
-from ..evaluation.task import Task
+from ..evaluation.metrics.intervals import LEVEL
+from ..evaluation.metrics.over_seeds import difference_cells, over_seeds
+from ..evaluation.metrics.scoring import Result
 from ..reports.pages import page_template
 from ..reports.score_plot import score_plot
 from ..reports.tables import markdown_lines
@@ -34,39 +32,12 @@ def summarize(ablations: Sequence[Ablation], found: Mapping[str, Sequence[Result
     runs = []
     for exam, task in EXAMS.items():
         taking = [ablation for ablation in ablations if ablation.exam == exam]
-        reference = _pooled(found[taking[0].run.name])
+        reference = found[taking[0].run.name]
         for ablation in taking:
-            results = found[ablation.run.name]
-            statistics = _pooled(results)
-            scores = {name: float(value) for name, value in totals(task, statistics).items()}
-            is_reference = ablation is taking[0]
-            runs.append(
-                {
-                    "exam": exam,
-                    "group": ablation.group,
-                    "name": ablation.name,
-                    "run": ablation.run.name,
-                    "score": scores[task.main_score],
-                    "interval": intervals(task, statistics)[task.main_score],
-                    "seeds": [result.scores[task.main_score] for result in results],
-                    "scores": {name: scores[name] for name in task.columns if name in scores},
-                    "difference": None if is_reference else _difference(task, reference, statistics),
-                }
-            )
+            named = {"exam": exam, "group": ablation.group, "name": ablation.name, "run": ablation.run.name}
+            compared = None if ablation is taking[0] else reference
+            runs.append(named | over_seeds(task, found[ablation.run.name], compared))
     return {"runs": runs}
-
-
-def _pooled(results: Sequence[Result]) -> dict[str, np.ndarray]:
-    """The clusters of all seeds as if they were of one exam."""
-    return {name: np.concatenate([result.statistics[name] for result in results]) for name in results[0].statistics}
-
-
-def _difference(
-    task: Task, reference: Mapping[str, np.ndarray], statistics: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    name = task.main_score
-    value = totals(task, statistics)[name] - totals(task, reference)[name]
-    return {"value": float(value), "interval": difference_intervals(task, reference, statistics)[name]}
 
 
 def write_report(results: Mapping[str, Any], folder: Path) -> str:
@@ -106,13 +77,6 @@ def _table(exam: str, runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     lines = [[task.title, "", *parts, task.main_score, f"{LEVEL} % interval", "difference", ""]]
     for run in taking:
         scores = [f"{run['scores'][name]:.1f}" for name in (*parts, task.main_score)]
-        lines.append([run["group"], run["name"], *scores, "{:.1f} to {:.1f}".format(*run["interval"]), *_change(run)])
+        lines.append([run["group"], run["name"], *scores, "{:.1f} to {:.1f}".format(*run["interval"])])
+        lines[-1] += difference_cells(run["difference"])
     return lines
-
-
-def _change(run: Mapping[str, Any]) -> tuple[str, str]:
-    """The difference to the first run of the exam, and a star where it is no matter of chance."""
-    if run["difference"] is None:
-        return "", ""
-    low, high = run["difference"]["interval"]
-    return f"{run['difference']['value']:+.1f} ({low:+.1f} to {high:+.1f})", "*" if low > 0 or high < 0 else ""

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..evaluation.metrics.intervals import LEVEL, difference_intervals, intervals
-from ..evaluation.metrics.scoring import totals
+from ..evaluation.metrics.intervals import LEVEL
+from ..evaluation.metrics.over_seeds import difference_cells, over_seeds
+from ..evaluation.metrics.scoring import Result
 from ..reports.pages import page_template
 from ..reports.score_plot import score_plot
 from ..reports.tables import markdown_lines
@@ -30,45 +29,33 @@ def summarize(part: Part, found: Mapping[str, Sequence[Any]]) -> list[dict[str, 
         A plain object a run, the blind one last; scores in per cent. Intervals are of the questions drawn anew, those of
         all seeds together; how far the seeds lie apart shows beside them.
     """
-    reference = _pooled(found[part.choices[0].run_name])
+    first, *_ = part.choices
+    reference = _results(found[first.run_name])
     named = [(choice.run_name, choice.name, choice.paper) for choice in part.choices] + [
         (BLIND, "blind", "no picture")
     ]
-    return [_run(found[run], name, paper, part.title, reference) for run, name, paper in named]
+    return [
+        {"group": part.title, "name": name, "paper": paper}
+        | over_seeds(EXAM, _results(found[run]), None if run == first.run_name else reference)
+        | _taken(found[run], sees=run != BLIND)
+        for run, name, paper in named
+    ]
 
 
-def _run(found: Sequence[Any], name: str, paper: str, group: str, reference: Mapping[str, Any]) -> dict[str, Any]:
-    statistics = _pooled(found)
-    scores = totals(EXAM, statistics)
-    is_reference = all(np.array_equal(statistics[key], reference[key]) for key in statistics)
+def _results(found: Sequence[Any]) -> list[Result]:
+    return [each.result for each in found]
+
+
+def _taken(found: Sequence[Any], sees: bool) -> dict[str, Any]:
+    """What a run took: tokens of a picture, parameters, time and memory."""
     left = [each.outcome for each in found]
     return {
-        "group": group,
-        "name": name,
-        "paper": paper,
-        "score": float(scores[EXAM.main_score]),
-        "scores": {kind: float(scores[kind]) for kind in EXAM.columns},
-        "interval": intervals(EXAM, statistics)[EXAM.main_score],
-        "seeds": [each.result.scores[EXAM.main_score] for each in found],
-        "difference": None if is_reference else _difference(reference, statistics),
-        "image_tokens": None if name == BLIND else left[0]["image_tokens"],
-        "image_features": None if name == BLIND else left[0]["image_features"],
+        "image_tokens": left[0]["image_tokens"] if sees else None,
+        "image_features": left[0]["image_features"] if sees else None,
         "connector_parameters": left[0]["connector_parameters"],
-        "milliseconds_a_step": 1000 * float(np.mean([each["seconds_a_step"]["instruct"] for each in left])),
+        "milliseconds_a_step": 1000 * sum(each["seconds_a_step"]["instruct"] for each in left) / len(left),
         "peak_memory_mb": max(each["peak_memory_mb"] for each in left),
     }
-
-
-def _pooled(found: Sequence[Any]) -> dict[str, np.ndarray]:
-    """The questions of all seeds as if they were of one exam."""
-    first = found[0].result.statistics
-    return {name: np.concatenate([each.result.statistics[name] for each in found]) for name in first}
-
-
-def _difference(reference: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, Any]:
-    name = EXAM.main_score
-    value = totals(EXAM, statistics)[name] - totals(EXAM, reference)[name]
-    return {"value": float(value), "interval": difference_intervals(EXAM, reference, statistics)[name]}
 
 
 def write_report(results: Mapping[str, Any], folder: Path) -> str:
@@ -107,16 +94,10 @@ def _table(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for run in runs:
         scores = [f"{run['scores'][name]:.1f}" for name in EXAM.columns]
         interval = "{:.1f} to {:.1f}".format(*run["interval"])
-        lines.append([run["name"], run["paper"], *scores, interval, *_change(run), *_costs(run)])
+        lines.append(
+            [run["name"], run["paper"], *scores, interval, *difference_cells(run["difference"]), *_costs(run)]
+        )
     return lines
-
-
-def _change(run: Mapping[str, Any]) -> tuple[str, str]:
-    """The difference to the first run, and a star where it is no matter of chance."""
-    if run["difference"] is None:
-        return "", ""
-    low, high = run["difference"]["interval"]
-    return f"{run['difference']['value']:+.1f} ({low:+.1f} to {high:+.1f})", "*" if low > 0 or high < 0 else ""
 
 
 def _costs(run: Mapping[str, Any]) -> list[str]:
