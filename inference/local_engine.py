@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..processing.video_frames import is_video
+from ..processing.video_frames import files_of, is_video
 from ..rows.images import ImageSource, open_visual
 from .choices import ChoiceScorer, EncodedChoices, encode_choices
 from .engine import Answer, Question
@@ -157,8 +157,7 @@ class LocalEngine:
 def _identity(source: ImageSource) -> Hashable:
     """The same for two sources that are the same image: its path, its bytes, or the opened object; of videos likewise."""
     if isinstance(source, Mapping) and is_video(source):
-        files = [source["video"]] if source.get("frames") is None else source["frames"]
-        return "video", source.get("frames") is None, *map(_identity, files)
+        return "video", source.get("frames") is None, *map(_identity, files_of(source))
     if isinstance(source, Mapping):
         return source.get("bytes") or source.get("path")
     return os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)

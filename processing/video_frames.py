@@ -87,6 +87,11 @@ def is_video(image: Any) -> bool:
     return isinstance(image, Video)
 
 
+def files_of(video: Mapping[str, Any]) -> Sequence[Any]:
+    """What a video is read from: the pictures of its frames, or its one file."""
+    return [video["video"]] if video.get("frames") is None else video["frames"]
+
+
 def open_video(video: Any, most_frames: int = MOST_FRAMES) -> Video:
     """Take frames of a video.
 

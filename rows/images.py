@@ -17,7 +17,7 @@ from PIL import Image
 from ..processing.image_files import MAX_IMAGE_PIXELS, PictureError, describe, opened, too_large
 from ..processing.image_inputs import shows_alike, to_rgb, upright_size
 from ..processing.video_containers import looks_like_video
-from ..processing.video_frames import MOST_FRAMES, Video, is_video, open_video, video_size
+from ..processing.video_frames import MOST_FRAMES, Video, files_of, is_video, open_video, video_size
 from .schema import BadRow
 
 URL_SCHEMES = ("http://", "https://", "ftp://", "s3://", "hf://", "data:")
@@ -236,7 +236,7 @@ def _files_of(source: Any) -> Sequence[Any]:
     """What an image or a video is read from."""
     if not isinstance(source, Mapping) or not is_video(source):
         return [source]
-    return source["frames"] if source.get("frames") is not None else [source["video"]]
+    return files_of(source)
 
 
 def _refuse_url(path: str, name: str, kind: str = "image") -> None:

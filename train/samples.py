@@ -28,7 +28,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.utils import tqdm
 from filelock import FileLock
 
-from ..processing.video_frames import is_video
+from ..processing.video_frames import files_of, is_video
 from ..rows.files import replacing
 from ..rows.loading import FILE, as_stored, is_canonical, without_decoding
 from ..rows.schema import images_of
@@ -302,8 +302,7 @@ def _own(image: Any) -> dict[str, Any]:
 def _files_of(image: Any) -> list[str]:
     """The files that an image, or a video, is read from."""
     if is_video(image):
-        files = image["frames"] if image.get("frames") is not None else [image["video"]]
-        return [path for file in files for path in _files_of(file)]
+        return [path for file in files_of(image) for path in _files_of(file)]
     if isinstance(image, Mapping):
         return [image["path"]] if image.get("bytes") is None and image.get("path") is not None else []
     return [os.fspath(image)] if isinstance(image, str | os.PathLike) else []
