@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..quickstart.training import Run, Stage
-from .large import LARGE_SIDE, VIEW_SIDE
+from .wide import VIEW_SIDE, VIEWS
 
 BLIND = "blind"  # the run that sees no picture
 
@@ -84,14 +84,16 @@ CONNECTORS = (
     ),
 )
 
-_GRIDS = [[LARGE_SIDE, LARGE_SIDE], [VIEW_SIDE, LARGE_SIDE], [LARGE_SIDE, VIEW_SIDE]]
+_GRIDS = [[VIEW_SIDE, VIEWS * VIEW_SIDE], [VIEWS * VIEW_SIDE, VIEW_SIDE]]  # heights and widths
 
-# Small things in large pictures, all by the linear connector but for what is named
+# Small things in wide pictures, all by the linear connector but for what is named
 LAYOUTS = (
     Choice("one view", "LLaVA-1.5", {"image_aspect_ratio": "pad"}),
     Choice("anyres", "LLaVA-NeXT", {"image_aspect_ratio": "anyres", "image_layout_options": {"candidates": _GRIDS}}),
     Choice(
-        "tiles", "InternVL", {"image_aspect_ratio": "tiles", "image_layout_options": {"min_tiles": 4, "max_tiles": 4}}
+        "tiles",
+        "InternVL",
+        {"image_aspect_ratio": "tiles", "image_layout_options": {"min_tiles": VIEWS, "max_tiles": VIEWS}},
     ),
     Choice(
         "anyres, resampled to 16",
@@ -110,15 +112,15 @@ class Part:
     Attributes:
         title: What a table calls it.
         choices: The first is what the others are compared with.
-        large: Whether pictures are large and things small in them.
+        wide: Whether pictures are wide and things small in them.
     """
 
     title: str
     choices: tuple[Choice, ...]
-    large: bool
+    wide: bool
 
 
 PARTS: dict[str, Part] = {
-    "connectors": Part("connectors, pictures of one view", CONNECTORS, large=False),
-    "layouts": Part("layouts, small things in large pictures", LAYOUTS, large=True),
+    "connectors": Part("connectors, pictures of one view", CONNECTORS, wide=False),
+    "layouts": Part("layouts, small things in wide pictures", LAYOUTS, wide=True),
 }

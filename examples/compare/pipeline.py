@@ -16,8 +16,8 @@ from ..quickstart.world import CELL_SIDE, Scene, draw_scene
 from ..rows.registry import look_up
 from .choices import BLIND, PARTS, Part
 from .exam import score_exam
-from .large import enlarge, enlarged_exam
 from .report import summarize, write_report
+from .wide import widen, widened_exam
 
 MARK = "compare.json"  # says that a folder is of a comparison, and of which
 PATCH_SIDE = CELL_SIDE // 2  # 16 patches a view
@@ -74,7 +74,7 @@ def run_compare(
 
 
 class World:
-    """The runs of one seed: `small/` has the quickstart's rows, pictures and backbones, `large/` those of large pictures."""
+    """The runs of one seed: `small/` has the quickstart's rows, pictures and backbones, `wide/` those of wide pictures."""
 
     def __init__(self, folder: Path, seed: int, scale: float):
         self.folder, self.seed = folder, seed
@@ -88,15 +88,15 @@ class World:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.quickstart.folder.mkdir(parents=True)
         self.quickstart.prepare_beside()
-        large = LargeQuickstart(self.folder / "large", self.quickstart)
-        large.prepare_rows()
-        shutil.copytree(self.quickstart.folder / "backbones", large.folder / "backbones")
+        wide = WideQuickstart(self.folder / "wide", self.quickstart)
+        wide.prepare_rows()
+        shutil.copytree(self.quickstart.folder / "backbones", wide.folder / "backbones")
         done.touch()
 
     def exam(self, part: Part) -> list[Item]:
         """The questions of a part."""
         exam = self.quickstart.exam()
-        return enlarged_exam(exam, self.seed) if part.large else exam
+        return widened_exam(exam, self.seed) if part.wide else exam
 
     def results(self, name: str, part: Part) -> dict[str, Found]:
         """What every run of a part came to, by its name; what an earlier call finished is not run again."""
@@ -104,13 +104,13 @@ class World:
         blind = Run(BLIND, (Stage("instruct", "blind.json", quickstart.steps_blind),), blind=True)
         runs = [choice.run(quickstart.steps_align, quickstart.steps_instruct) for choice in part.choices]
         jobs = [(run, exam) for run in (*runs, blind)]
-        folder = self.folder / ("large" if part.large else "small")
+        folder = self.folder / ("wide" if part.wide else "small")
         left = outcomes(folder, jobs, self.seed, f"{name}, seed {self.seed}")
         return {run: Found(score_exam(exam, outcome["said"]), outcome) for run, outcome in left.items()}
 
 
-class LargeQuickstart(Quickstart):
-    """The rows of a quickstart, on large pictures of small things.
+class WideQuickstart(Quickstart):
+    """The rows of a quickstart, on wide pictures of small things.
 
     Args:
         folder: Where the rows and pictures go.
@@ -123,7 +123,7 @@ class LargeQuickstart(Quickstart):
 
     def prepare_rows(self) -> None:
         """Write rows and pictures."""
-        rng = random.Random(f"large {self.seed}")
-        scenes: list[Scene] = [enlarge(scene, rng) for scene in self.sample_scenes()]
+        rng = random.Random(f"wide {self.seed}")
+        scenes: list[Scene] = [widen(scene, rng) for scene in self.sample_scenes()]
         self.folder.mkdir(parents=True)
         self.write_rows(scenes, self.save([draw_scene(scene) for scene in scenes], "train"))

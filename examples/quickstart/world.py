@@ -72,12 +72,15 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to four things, in reading order of their cells, on a square ground of one colour and its noise."""
+    """One to four things, in reading order of their cells, on a ground of one colour and its noise.
+
+    `picture_size` is width and height in pixels.
+    """
 
     things: tuple[Thing, ...]
     ground: tuple[int, int, int]
     noise_seed: int
-    side: int = IMAGE_SIDE
+    picture_size: tuple[int, int] = (IMAGE_SIDE, IMAGE_SIDE)
 
     @property
     def pairs(self) -> set[Pair]:
@@ -131,7 +134,8 @@ def _place(rng: random.Random, pair: Pair, cell: int) -> Thing:
 
 def draw_scene(scene: Scene) -> Image.Image:
     """Draws a scene as an RGB picture, of 48 x 48 pixels by default. Outside the shapes are ground and noise alone."""
-    noise = np.random.default_rng(scene.noise_seed).integers(-6, 7, (scene.side, scene.side, 3))
+    width, height = scene.picture_size
+    noise = np.random.default_rng(scene.noise_seed).integers(-6, 7, (height, width, 3))
     ground = np.clip(np.array(scene.ground) + noise, 0, 255).astype(np.uint8)
     picture = Image.fromarray(ground)
     pen = ImageDraw.Draw(picture)

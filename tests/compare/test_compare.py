@@ -1,4 +1,4 @@
-"""The comparison: every choice in a smoke of all, killed and gone on with; what large pictures show; what the report says."""
+"""The comparison: every choice in a smoke of all, killed and gone on with; what wide pictures show; what the report says."""
 
 import json
 import os
@@ -16,9 +16,9 @@ import pytest
 from llavakit.compare import run_compare
 from llavakit.compare.choices import BLIND, PARTS
 from llavakit.compare.exam import EXAM, score_exam
-from llavakit.compare.large import LARGE_SIDE, VIEW_SIDE, enlarge, enlarged_exam
 from llavakit.compare.pipeline import Found
 from llavakit.compare.report import summarize, write_report
+from llavakit.compare.wide import VIEW_SIDE, WIDE_SIZE, widen, widened_exam
 from llavakit.quickstart.evaluate import Item, make_exam
 from llavakit.quickstart.world import COLOURS, SHAPES, draw_scene, held_out_pairs, sample_scene
 
@@ -30,30 +30,30 @@ def items() -> list[Item]:
     return make_exam(0, PAIRS, held_out_pairs(0), 12)
 
 
-def test_a_thing_of_a_large_picture_is_small_and_stands_in_its_quarter() -> None:
+def test_a_thing_of_a_wide_picture_is_small_and_lies_whole_in_one_view_of_its_half() -> None:
     rng = random.Random(0)
     for _ in range(200):
         scene = sample_scene(rng)
-        large = enlarge(scene, rng)
-        pixels = np.asarray(draw_scene(large)).astype(int)
-        assert pixels.shape == (LARGE_SIDE, LARGE_SIDE, 3)
-        ground = np.abs(pixels - np.array(large.ground)).max(-1) <= 6
-        assert len(large.things) == len(scene.things)
-        for before, thing in zip(scene.things, large.things, strict=True):
+        wide = widen(scene, rng)
+        pixels = np.asarray(draw_scene(wide)).astype(int)
+        assert pixels.shape == (*WIDE_SIZE[::-1], 3)
+        ground = np.abs(pixels - np.array(wide.ground)).max(-1) <= 6
+        assert len(wide.things) == len(scene.things)
+        for before, thing in zip(scene.things, wide.things, strict=True):
             assert (thing.pair, thing.place, thing.size) == (before.pair, before.place, "small")
             left, top, right, bottom = thing.box
-            assert thing.column * VIEW_SIDE <= left < right <= (thing.column + 1) * VIEW_SIDE
-            assert thing.row * VIEW_SIDE <= top < bottom <= (thing.row + 1) * VIEW_SIDE
+            assert left // VIEW_SIDE == (right - 1) // VIEW_SIDE and (left > WIDE_SIZE[0] // 2) == thing.column
+            assert 0 <= top < bottom <= VIEW_SIDE and (top > VIEW_SIDE // 2) == thing.row
             middle = pixels[(top + bottom) // 2, (left + right) // 2]
             assert tuple(middle) == thing.rgb
             ground[top:bottom, left:right] = True
         assert ground.all(), "there is something outside the boxes"
 
 
-def test_the_same_is_asked_about_large_pictures(items: list[Item]) -> None:
-    large = enlarged_exam(items, 0)
-    assert [item.question for item in large] == [item.question for item in items]
-    assert enlarged_exam(items, 0) == large and enlarged_exam(items, 1) != large
+def test_the_same_is_asked_about_wide_pictures(items: list[Item]) -> None:
+    wide = widened_exam(items, 0)
+    assert [item.question for item in wide] == [item.question for item in items]
+    assert widened_exam(items, 0) == wide and widened_exam(items, 1) != wide
 
 
 def found(items: list[Item], said: list[str], **outcome: object) -> Found:
@@ -119,7 +119,7 @@ def test_a_killed_call_is_gone_on_with(tmp_path: Path) -> None:
         assert all(run["connector_parameters"] and run["milliseconds_a_step"] for run in runs.values())
     tokens = {run["name"]: run["image_tokens"] for runs in results["parts"].values() for run in runs}
     assert tokens["linear"] == 16 and tokens["linear, pooled to 4"] == tokens["pixel_shuffle_mlp"] == 4
-    assert tokens["tiles"] == 5 * 16 and tokens["anyres"] == 5 * 16 + 8 and tokens["anyres, resampled to 16"] == 16
+    assert tokens["tiles"] == 4 * 16 and tokens["anyres"] == 4 * 16 + 4 and tokens["anyres, resampled to 16"] == 16
     assert tokens["gated cross-attention"] == 1
     with pytest.raises(ValueError, match="at scale 0.01, not 0.02; choose a new folder"):
         run_compare(str(folder), scale=0.02)
