@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="average the patches of a photograph to so many tokens, a square number (default: a token a patch)",
     )
     parser.add_argument(
+        "--vision_feature_layer",
+        type=int,
+        default=recipe.vision_feature_layer,
+        help="hidden state of the encoder that the connector reads (default: %(default)s, that before the last)",
+    )
+    parser.add_argument(
         "--chat_template",
         default="tokenizer",
         help="a shipped name, a .jinja file, or 'tokenizer' for its own (default)",
@@ -65,6 +71,7 @@ def _photographs(args: argparse.Namespace) -> int:
         image_size=args.image_size or None,
         projector_type=args.projector_type,
         pooled_tokens=args.pooled_tokens,
+        vision_feature_layer=args.vision_feature_layer,
         chat_template=args.chat_template,
         seed=args.seed,
     )
