@@ -197,23 +197,44 @@ def _view_size_beside(vision: str | os.PathLike, **hub: Any) -> tuple[int, int] 
 
 
 def _joined(config: LlavaConfig, tower: Any, causal: Any, language: str) -> LlavaForConditionalGeneration:
-    """The two backbones in an empty shell, so that neither is initialised in vain nor held twice."""
-    with torch.device("meta"):
-        model: Any = LlavaForConditionalGeneration._from_config(config, dtype=causal.dtype)
-    if type(model.model.language_model) is not type(causal.base_model):
-        raise ValueError(
-            f"{language} is a {type(causal).__name__}, whose body is a {type(causal.base_model).__name__}; as a "
-            f"text_config it would come back as a {type(model.model.language_model).__name__}. Give the checkpoint of "
-            "a plain causal language model."
-        )
-    model.model.vision_tower = tower
-    model.model.language_model = causal.base_model
-    FUSIONS[config.image_fusion].attach(model.model.language_model, config)
-    model.lm_head = causal.get_output_embeddings()
-    connector = model.model.multi_modal_projector.to_empty(device=causal.device)
+    """The two backbones as one model, with a fresh connector."""
+    model = join_parts(config, tower, causal.base_model, causal.get_output_embeddings(), language)
+    connector: Any = model.model.multi_modal_projector.to_empty(device=causal.device)
     connector.apply(model._init_weights)
     model.generation_config = causal.generation_config
     return model.eval()
+
+
+def join_parts(
+    config: LlavaConfig, vision_tower: Any, language_model: Any, lm_head: Any, name: str
+) -> LlavaForConditionalGeneration:
+    """Put loaded parts into an empty shell, so that none is initialised in vain nor held twice.
+
+    Args:
+        config: Of the whole.
+        vision_tower: The encoder.
+        language_model: The language model without its head.
+        lm_head: The head.
+        name: What an error calls the language model.
+
+    Returns:
+        The model. Its connector is on the meta device: the caller fills it.
+
+    Raises:
+        ValueError: The `text_config` would come back as a model of another class.
+    """
+    with torch.device("meta"):
+        model: Any = LlavaForConditionalGeneration._from_config(config, dtype=language_model.dtype)
+    if type(model.model.language_model) is not type(language_model):
+        raise ValueError(
+            f"{name} has a {type(language_model).__name__} for its body; as a text_config it would come back as a "
+            f"{type(model.model.language_model).__name__}. Give the checkpoint of a plain causal language model."
+        )
+    model.model.vision_tower = vision_tower
+    model.model.language_model = language_model
+    FUSIONS[config.image_fusion].attach(language_model, config)
+    model.lm_head = lm_head
+    return model
 
 
 def save_llava(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: str | os.PathLike) -> None:

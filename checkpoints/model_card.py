@@ -1,11 +1,13 @@
 """The model card: what a checkpoint was made of, how it was trained, how to load it. All of it is in its config."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..modeling_llava.configuration_llava import LlavaConfig
 from ..modeling_llava.model_parts import STAGES
+from ..reports.tables import markdown_lines
 from ..rows.files import replacing
 from .measuring import image_tokens_in_words
 
@@ -66,11 +68,33 @@ def model_card(config: LlavaConfig) -> str:
         "## Training",
         "",
     ]
-    if not history:
+    if converted := provenance.get("converted"):
+        lines += [f"Read from a checkpoint of the format {converted['format']}: {converted['source']}.", ""]
+    elif not history:
         lines.append("Not trained yet: the connector has fresh weights.")
     for record in history:
         lines += _stage(record)
     return "\n".join([*lines, "", *_how_to_load(), ""])
+
+
+def exported_card(config: LlavaConfig, format: str, proof: Sequence[Sequence[Any]]) -> str:
+    """The card of a checkpoint that was written in another format.
+
+    Args:
+        config: Of the LLaVA.
+        format: What it was written in.
+        proof: A table, headings first: what source and target made of the same conversations.
+    """
+    shown, _, _ = model_card(config).partition("## How to load")
+    lines = [
+        f"## Written as {format}",
+        "",
+        "What was compared with the source when this one was written:",
+        "",
+        markdown_lines(proof, text_columns=1),
+        "",
+    ]
+    return shown + "\n".join(lines)
 
 
 def _stage(record: dict[str, Any]) -> list[str]:

@@ -13,6 +13,10 @@ from .checkpoint_files import stale_files
 STAGING_PREFIX = ".saving-"
 # A full disk surfaces as any of these: Python's own writes, torch.save, and safetensors
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+REMEDY = (
+    "Free some space or choose another --output_dir, then resume with --resume_from_checkpoint true; earlier checkpoints "
+    "are intact."
+)
 
 
 class SaveFailed(OSError):
@@ -20,12 +24,13 @@ class SaveFailed(OSError):
 
 
 @contextlib.contextmanager
-def staging_folder(final: str | os.PathLike, owner: bool = True) -> Iterator[Path]:
+def staging_folder(final: str | os.PathLike, owner: bool = True, remedy: str = REMEDY) -> Iterator[Path]:
     """A folder to write to in place of `final`. Left behind by a killed process, it is cleared by the next save.
 
     Args:
         final: The folder that the content is meant for; it need not exist.
         owner: Whether this process makes and clears the folder: one of those that write to it together.
+        remedy: What an error tells the user to do.
 
     Yields:
         An empty folder on the same file system, beside `final`. What is done with it is the caller's.
@@ -41,10 +46,7 @@ def staging_folder(final: str | os.PathLike, owner: bool = True) -> Iterator[Pat
             staging.mkdir(parents=True)
         yield staging
     except WRITE_ERRORS as error:
-        raise SaveFailed(
-            f"could not save to {final}: {error}. Free some space or choose another --output_dir, then resume with "
-            "--resume_from_checkpoint true; earlier checkpoints are intact."
-        ) from error
+        raise SaveFailed(f"could not save to {final}: {error}. {remedy}") from error
     finally:
         if owner:
             shutil.rmtree(staging, ignore_errors=True)

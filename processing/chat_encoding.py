@@ -7,7 +7,8 @@ and the prompt that ends where an answer begins has exactly the ids that stand b
 
 Two rules make the pieces equal to what the original LLaVA feeds its language model:
 
-- An image or a beginning-of-sequence token starts a text: the text after it gets the tokenizer's word-start mark.
+- An image or a beginning-of-sequence token starts a text: the text after it gets the tokenizer's word-start mark. (To
+  transformers' own processors both are amid the text: `starts_text_anew=False`.)
 - Text cut at a generation block is one text: the part after the cut gets no mark of its own.
 
 Control strings typed by a user are told from those of the template by two noncharacters put around them before
@@ -95,12 +96,13 @@ class ChatEncoder:
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Backed by the `tokenizers` library, with the image token added.
         image_token (`str`): The placeholder that templates write for an image.
+        starts_text_anew (`bool`): Whether images and beginning-of-sequence tokens start a text (see above), or are amid it.
 
     Raises:
         ValueError: If the tokenizer has no `tokenizers` backend.
     """
 
-    def __init__(self, tokenizer: Any, image_token: str):
+    def __init__(self, tokenizer: Any, image_token: str, starts_text_anew: bool = True):
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ValueError(
@@ -109,6 +111,7 @@ class ChatEncoder:
             )
         self._controls = control_tokens(backend)
         self._image_id = self._controls[image_token].id
+        self._starts_anew = starts_text_anew
         self._bos_id = tokenizer.bos_token_id
         self._bos_is_eos = self._bos_id == tokenizer.eos_token_id
         self._backends = plain_backends(backend)
@@ -219,12 +222,12 @@ class ChatEncoder:
                 if token.id == self._image_id:
                     pieces.add_ids([token.id] * next(runs), False)
                     num_images += 1
-                    prefix = Prefix.START
+                    begins = True
                 else:
                     # Where one token both begins and ends a text (GPT-2), only the first is a beginning.
                     begins = token.id == self._bos_id and (not self._bos_is_eos or not pieces.order)
-                    prefix = Prefix.START if begins else Prefix.INNER
                     pieces.add_ids([token.id], supervised)
+                prefix = Prefix.START if begins and self._starts_anew else Prefix.INNER
                 strip = token.rstrip
                 text = ""
             text += segment[position:]
@@ -250,16 +253,16 @@ def _segments(rendered: str, spans: Sequence[tuple[int, int]]) -> list[tuple[str
     return [(text, supervised) for text, supervised in cut() if text]
 
 
-_ENCODERS: WeakKeyDictionary[Any, tuple[int, str, ChatEncoder]] = WeakKeyDictionary()
+_ENCODERS: WeakKeyDictionary[Any, tuple[tuple[Any, ...], ChatEncoder]] = WeakKeyDictionary()
 
 
-def chat_encoder(tokenizer: Any, image_token: str) -> ChatEncoder:
+def chat_encoder(tokenizer: Any, image_token: str, starts_text_anew: bool = True) -> ChatEncoder:
     """The encoder of a tokenizer, built once and again when the tokenizer has grown.
 
     Kept beside the tokenizer and not on the processor, which stays plain data to be saved, copied and sent to workers.
     """
-    cached = _ENCODERS.get(tokenizer)
-    if cached is None or cached[:2] != (len(tokenizer), image_token):
-        cached = (len(tokenizer), image_token, ChatEncoder(tokenizer, image_token))
+    key, cached = (len(tokenizer), image_token, starts_text_anew), _ENCODERS.get(tokenizer)
+    if cached is None or cached[0] != key:
+        cached = key, ChatEncoder(tokenizer, image_token, starts_text_anew)
         _ENCODERS[tokenizer] = cached
-    return cached[2]
+    return cached[1]

@@ -51,7 +51,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
             those of the grid (class and register tokens). They count with the strategy `"full"`.
         image_aspect_ratio (`str`, *optional*, defaults to `"crop"`): The layout of images, a key of `IMAGE_LAYOUTS`.
             `"crop"` takes the centre of an image (LLaVA v1), `"pad"` puts it on a square of the mean colour
-            (LLaVA-1.5), `"anyres"` cuts it into tiles (LLaVA-NeXT, LLaVA-OneVision).
+            (LLaVA-1.5), `"squeeze"` stretches it (SigLIP), `"anyres"` cuts it into tiles (LLaVA-NeXT, LLaVA-OneVision).
         image_seq_length (`int`, *optional*): How many tokens one view of an image takes, as measured through the vision
             encoder and the connector when the model was built. Without it they are counted from sizes.
         image_layout_options (`dict`, *optional*): Options of the layout: fields of its class.
@@ -69,6 +69,8 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         video_frames (`int`, *optional*, defaults to 8): How many frames are taken of a video at most.
         video_pooling (`int`, *optional*, defaults to 2): How many rows, and columns, of the features of a frame become
             one (LLaVA-NeXT-Video). 1 keeps them all.
+        starts_text_anew (`bool`, *optional*, defaults to `True`): Whether the text after an image or a bos token gets the
+            tokenizer's word-start mark, as in the original code. `False` for checkpoints of transformers' own processors.
 
     Raises:
         ValueError: If an argument has a value that is not known, or the tokenizer cannot be used.
@@ -95,6 +97,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         image_token_patches: Sequence[int] | None = None,
         video_frames: int = MOST_FRAMES,
         video_pooling: int = 2,
+        starts_text_anew: bool = True,
     ):
         vision_feature_select_strategy = vision_feature_select_strategy or "default"
         if vision_feature_select_strategy not in ("default", "full"):
@@ -129,6 +132,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         self.image_token_patches = None if image_token_patches is None else list(image_token_patches)
         self.video_frames = video_frames
         self.video_pooling = video_pooling
+        self.starts_text_anew = starts_text_anew
 
         if image_token not in tokenizer.added_tokens_encoder:
             tokenizer.add_tokens([AddedToken(image_token, normalized=False, special=True)], special_tokens=True)
@@ -147,7 +151,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
     def _encoder(self) -> ChatEncoder:
         if isinstance(self.tokenizer, TextTokenizer):  # within a call
             return self.tokenizer.encoder
-        return chat_encoder(self.tokenizer, self.image_token)
+        return chat_encoder(self.tokenizer, self.image_token, self.starts_text_anew)
 
     # ------------------------------------------------------------------------------------------------ counts
 

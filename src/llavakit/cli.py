@@ -35,6 +35,10 @@ VERBS: dict[str, Verb] = {
     "ablations": Verb("ablations.command", "measure what each part of the recipe is worth, on the quickstart's world"),
     "compare": Verb("compare.command", "connectors and layouts of images side by side, on the quickstart's world"),
     "init": Verb("checkpoints.command", "join a vision encoder and a language model: an untrained LLaVA"),
+    "import": Verb(
+        "checkpoints.import_command", "make a LLaVA of a checkpoint of transformers or of the original code"
+    ),
+    "export": Verb("checkpoints.export_command", "write a checkpoint in another format, proven to say the same"),
     "sft": Verb(
         "train.launch", "train a stage: every flag of `trl sft` and ours (llavakit sft --help)", takes_all=True
     ),

@@ -1,0 +1,262 @@
+"""What the formats of transformers' own classes share: a vision tower, a connector, a language model, and a processor.
+
+    theirs ──AutoModelForImageTextToText──> parts ──join_parts──> LLaVA          (Native.read)
+    LLaVA ──parts──> an empty shell of their class ──save_pretrained──> theirs   (Native.write)
+
+Their classes read every spelling of parameter names that their checkpoints have had; nothing is renamed here but the
+connector.
+"""
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import transformers
+from transformers import AutoModelForImageTextToText
+
+from ...modeling_llava import LlavaConfig, LlavaForConditionalGeneration
+from ...processing import LlavaProcessor
+from ...processing.image_plan import view_size
+from ..building import join_parts, token_order
+from ..measuring import measure_image_tokens
+from ..proof.proving import proof_table, prove
+from ..proof.witness import load_processor
+from .connector_names import LINE_BREAK, as_two_layers, two_layer_act
+from .format_base import CannotExpress, Given, Reader, Writer
+
+# How the templates of `processing/` write what starts a text anew
+STARTS = ("image_token or '<image>'", "bos_token or ''")
+
+
+class NativeFormat(Reader, Writer):
+    """A model class of transformers.
+
+    Attributes:
+        MODEL_TYPE: Of its config.
+        MODEL: Name of its class in transformers.
+        CONNECTORS: The connectors of ours that it can say.
+        LAYOUTS: Likewise the layouts of images.
+        NEWLINE: Its name for the embedding that ends a row of features; None where it has none.
+    """
+
+    MODEL_TYPE: ClassVar[str]
+    MODEL: ClassVar[str]
+    CONNECTORS: ClassVar[tuple[str, ...]] = ("linear", "mlp2x_gelu")
+    LAYOUTS: ClassVar[tuple[str, ...]]
+    NEWLINE: ClassVar[str | None] = None
+
+    # ------------------------------------------------------------------------------------------------ in
+
+    @abstractmethod
+    def fields_of(self, config: Any, processor: Any) -> dict[str, Any]:
+        """Fields of `LlavaConfig` that their config says in words of its own."""
+
+    @abstractmethod
+    def processor_of(self, config: LlavaConfig, processor: Any, given: Given) -> LlavaProcessor:
+        """Our processor, from theirs."""
+
+    def recognises(self, config: Mapping[str, Any]) -> bool:
+        return config.get("model_type") == self.MODEL_TYPE and "vision_config" in config
+
+    def read(self, folder: Path, given: Given) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+        _check_none_given(self.MODEL_TYPE, given)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        theirs, info = loaded
+        check_all_known(folder, info)
+        processor = load_processor(folder)
+        text_config = theirs.config.text_config
+        text_config.tie_word_embeddings = theirs.config.tie_word_embeddings
+        config = LlavaConfig(
+            vision_config=theirs.config.vision_config,
+            text_config=text_config,
+            image_token_index=theirs.config.image_token_id,
+            view_size=view_size(processor.image_processor),
+            provenance={"backbones": {"vision": str(folder), "language": str(folder)}},
+            **self.fields_of(theirs.config, processor),
+        )
+        body = theirs.model
+        model = join_parts(config, body.vision_tower, body.language_model, theirs.lm_head, str(folder))
+        weights = body.multi_modal_projector.state_dict()
+        if self.NEWLINE is not None:
+            weights[LINE_BREAK] = getattr(body, self.NEWLINE).data
+        model.model.multi_modal_projector.load_state_dict(weights, assign=True)
+        model.generation_config = theirs.generation_config
+        model.config.image_seq_length = measure_image_tokens(model.eval())
+        return model, self.processor_of(model.config, processor, given)
+
+    def prove(self, source: Path, target: Path, view_size: tuple[int, int]) -> list[list[str]]:
+        """Both are asked the same, each by transformers in a process without llavakit."""
+        return proof_table(prove(source, target, view_size))
+
+    # ------------------------------------------------------------------------------------------------ out
+
+    @abstractmethod
+    def config_of(self, config: LlavaConfig, processor: LlavaProcessor) -> Any:
+        """Their config, from ours."""
+
+    @abstractmethod
+    def their_processor(self, config: LlavaConfig, processor: LlavaProcessor) -> Any:
+        """Their processor, from ours."""
+
+    def check(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+        config, name = model.config, self.MODEL_TYPE
+        options = {option: value for option, value in (config.projector_options or {}).items() if value is not None}
+        if config.image_fusion != "splice":
+            raise CannotExpress(
+                f"image_fusion={config.image_fusion!r} puts image features into the layers of the language model, and "
+                f"{name!r} has them among the tokens alone: serve our own class (trust_remote_code=True)."
+            )
+        if config.projector_type not in self.CONNECTORS:
+            raise CannotExpress(
+                f"projector_type={config.projector_type!r} is no connector of {name!r}, which has "
+                f"{' and '.join(map(repr, self.CONNECTORS))}: choose a format that has it, or serve our own class "
+                "(trust_remote_code=True)."
+            )
+        if options.get("pooled_tokens") is not None:
+            raise CannotExpress(
+                f"projector_options={options} average the patches of a view, which {name!r} has no field for: serve our "
+                "own class (trust_remote_code=True)."
+            )
+        if processor.image_aspect_ratio not in self.LAYOUTS:
+            raise CannotExpress(
+                f"image_aspect_ratio={processor.image_aspect_ratio!r} is no layout of images of {name!r}, which has "
+                f"{' and '.join(map(repr, self.LAYOUTS))}: choose a format that has it, or serve our own class "
+                "(trust_remote_code=True)."
+            )
+        if processor.image_keep_rate != 1:
+            raise CannotExpress(
+                f"image_keep_rate={processor.image_keep_rate} drops image tokens, which {name!r} cannot: set it to 1."
+            )
+        _check_prefix(name, config)
+
+    def write(
+        self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path, max_shard_size: str
+    ) -> None:
+        their_config = self.config_of(model.config, processor)
+        with torch.device("meta"):
+            theirs = getattr(transformers, self.MODEL)._from_config(their_config, dtype=model.dtype)
+        theirs.model.vision_tower = model.model.vision_tower
+        theirs.model.language_model = model.model.language_model
+        theirs.lm_head = model.lm_head
+        weights = as_two_layers(model.model.multi_modal_projector.state_dict(), model.config)
+        if self.NEWLINE is not None:
+            newline = torch.nn.Parameter(weights.pop(LINE_BREAK), requires_grad=False)
+            setattr(theirs.model, self.NEWLINE, newline)
+        theirs.model.multi_modal_projector.load_state_dict(weights, assign=True)
+        theirs.generation_config = model.generation_config
+        theirs.save_pretrained(folder, max_shard_size=max_shard_size)
+        self.their_processor(model.config, processor).save_pretrained(folder)
+
+
+def check_all_known(folder: Path, info: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose tensors are not those of its config.
+
+    Args:
+        folder: Where it is.
+        info: What `from_pretrained` says of the loading.
+
+    Raises:
+        ValueError: Naming the tensors that are missing, not understood, or of another shape.
+    """
+    for what, key in (("lacks", "missing_keys"), ("has, beside those of its config,", "unexpected_keys")):
+        if names := sorted(info[key]):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(
+                f"{folder} {what} {names[0]}{more}: config and weights are of different models. Save or download them "
+                "anew, together."
+            )
+    if mismatched := sorted(info.get("mismatched_keys") or ()):
+        name, saved, expected = mismatched[0]
+        raise ValueError(
+            f"{folder}: {name} has the shape {tuple(saved)}, and its config asks for {tuple(expected)}. Save or download "
+            "them anew, together."
+        )
+
+
+def read_processor(config: LlavaConfig, image_processor: Any, processor: Any, given: Given, **fields: Any) -> Any:
+    """Our processor, from the tokenizer and template of theirs, counting as the config was measured."""
+    return LlavaProcessor(
+        image_processor,
+        processor.tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        chat_template=given.chat_template or processor.chat_template,
+        image_token=processor.image_token,
+        num_additional_image_tokens=config.num_additional_image_tokens or 0,
+        image_seq_length=config.image_seq_length,
+        starts_text_anew=False,
+        **token_order(config),
+        **fields,
+    )
+
+
+def their_template(processor: LlavaProcessor) -> Any:
+    """The chat template that makes a processor of theirs come to our token ids.
+
+    After an image or a bos token ours starts the text anew, with the tokenizer's word-start mark, as the original does;
+    theirs goes on. A tokenizer that writes that mark as it writes a space gets a space there.
+    """
+    template, image = processor.chat_template, processor.image_token
+    first, amid = processor.tokenizer.tokenize("a"), processor.tokenizer.tokenize(f"{image}a")[1:]
+    if not processor.starts_text_anew or not isinstance(template, str) or first == amid:
+        return template
+    return re.sub("|".join(map(re.escape, STARTS)), lambda match: f"({match[0]}) ~ ' '", template)
+
+
+def _check_none_given(name: str, given: Given) -> None:
+    for flag, value in (("--vision", given.vision), ("--base", given.base)):
+        if value is not None:
+            raise ValueError(f"{flag} {value}: a checkpoint of {name!r} is whole. Leave the flag out.")
+
+
+def _check_prefix(name: str, config: LlavaConfig) -> None:
+    """Refuse what stands before the patches in another number than the one that their class leaves out."""
+    prefix = config.num_additional_image_tokens or 0
+    if config.vision_feature_select_strategy == "default" and prefix > 1:
+        raise CannotExpress(
+            f"vision_feature_select_strategy='default' leaves out {prefix} features before the patches "
+            f"({config.vision_config.model_type}), and {name!r} leaves out one: serve our own class "
+            "(trust_remote_code=True)."
+        )
+
+
+def their_strategy(config: LlavaConfig) -> str:
+    """Their `vision_feature_select_strategy`: "default" leaves out one feature, also where none stands before the patches."""
+    return config.vision_feature_select_strategy if config.num_additional_image_tokens else "full"
+
+
+def feature_fields(config: Any) -> dict[str, Any]:
+    """The fields that say which features are taken and what the connector is, by names that both configs have."""
+    strategy = config.vision_feature_select_strategy
+    fields = LlavaConfig(vision_config=config.vision_config, text_config=config.text_config)
+    if strategy == "default" and fields.num_additional_image_tokens != 1:
+        raise ValueError(
+            f"vision_feature_select_strategy='default' leaves out the first feature, but before the patches of "
+            f"{config.vision_config.model_type!r} stand {fields.num_additional_image_tokens}: a LLaVA cannot leave out "
+            "others. Use a checkpoint with 'full'."
+        )
+    return {
+        "vision_feature_layer": config.vision_feature_layer,
+        "vision_feature_select_strategy": strategy,
+        "projector_hidden_act": config.projector_hidden_act,
+        "multimodal_projector_bias": config.multimodal_projector_bias,
+    }
+
+
+def their_feature_fields(config: LlavaConfig) -> dict[str, Any]:
+    """`feature_fields` the other way round, with the parts' configs."""
+    return {
+        "vision_config": config.vision_config,
+        "text_config": config.text_config,
+        "image_token_index": config.image_token_id,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "vision_feature_layer": config.vision_feature_layer,
+        "vision_feature_select_strategy": their_strategy(config),
+        "projector_hidden_act": two_layer_act(config),
+        "multimodal_projector_bias": config.multimodal_projector_bias,
+    }

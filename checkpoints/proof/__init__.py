@@ -1,0 +1,1 @@
+"""Two checkpoints in two formats say the same: shown on prompts with images, as it is written."""

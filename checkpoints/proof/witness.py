@@ -1,0 +1,78 @@
+"""What a checkpoint makes of some conversations, told by transformers alone: run in a process of its own, as a file.
+
+    python -I witness.py FOLDER CONVERSATIONS.json OUT
+
+`CONVERSATIONS.json` is a list of conversations in transformers' format, whose images are paths. `OUT/tensors.safetensors`
+gets, for the conversation K, `K.ids` (length,), and where there are images `K.pixels` (views, channels, height, width) and
+`K.features` (features, channels); `K.logits` (LAST, vocabulary) of the last positions of the prompt; `OUT/texts.json` gets
+the rendered prompts and the greedy answers.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+LAST = 8  # positions of the prompt whose logits are told
+NEW_TOKENS = 16  # of a greedy answer
+
+
+def main() -> None:
+    sys.modules["llavakit"] = None  # type: ignore[assignment]  # what is imported instead lies beside the weights
+    folder, conversations, out = sys.argv[1:4]
+    record(folder, json.loads(Path(conversations).read_text(encoding="utf-8")), Path(out))
+
+
+def record(folder: str, conversations: list[Any], out: Path) -> None:
+    """Load a checkpoint and write down what it makes of each conversation."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForImageTextToText
+
+    processor: Any = load_processor(folder)
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype="auto", trust_remote_code=ships_code(folder)
+    )
+    tensors: dict[str, Any] = {}
+    texts: list[dict[str, str]] = []
+    with torch.inference_mode():
+        for index, conversation in enumerate(conversations):
+            told, text = _tell(model.eval(), processor, conversation)
+            tensors |= {f"{index}.{name}": tensor.clone().contiguous() for name, tensor in told.items()}
+            texts.append(text)
+    save_file(tensors, out / "tensors.safetensors")
+    (out / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+
+
+def ships_code(folder: str | Path) -> bool:
+    """Whether a checkpoint is one of ours, whose code lies beside it."""
+    return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["model_type"] == "llavakit"
+
+
+def load_processor(folder: str | Path) -> Any:
+    """The processor of a checkpoint."""
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=ships_code(folder))
+
+
+def _tell(model: Any, processor: Any, conversation: list[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    inputs = processor.apply_chat_template(
+        conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    inputs = inputs.to(model.dtype)
+    told = {"ids": inputs["input_ids"][0]}
+    features: list[Any] = []
+    hook = model.base_model.multi_modal_projector.register_forward_hook(lambda *call: features.append(call[-1]))
+    told["logits"] = model(**inputs, logits_to_keep=LAST).logits[0]
+    hook.remove()
+    if "pixel_values" in inputs:
+        told["pixels"] = inputs["pixel_values"].flatten(0, -4)
+        told["features"] = features[0].flatten(0, -2)
+    written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0, len(told["ids"]) :]
+    prompt = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    return told, {"prompt": prompt, "answer": processor.decode(written)}
+
+
+if __name__ == "__main__":
+    main()
