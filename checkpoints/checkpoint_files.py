@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 ADAPTER_CONFIG = "adapter_config.json"
+GENERATION_CONFIG = "generation_config.json"
+# Of an adapter, what the config of a whole model says of its making
+PROVENANCE_FILE = "adapter_provenance.json"
 
 # Weights, whole or in shards, with their index; of the whole model, of an adapter, of the connector
 _WEIGHTS = re.compile(
     r"(?:model|adapter_model)(?:-\d+-of-\d+)?\.safetensors|(?:pytorch_model|adapter_model)(?:-\d+-of-\d+)?\.bin"
     r"|(?:model\.safetensors|pytorch_model\.bin)\.index\.json|connector\.safetensors|tf_model\.h5|flax_model\.msgpack"
 )
-MODEL_FILES = frozenset({"config.json", "generation_config.json", ADAPTER_CONFIG})
+MODEL_FILES = frozenset({"config.json", GENERATION_CONFIG, ADAPTER_CONFIG, PROVENANCE_FILE})
 PROCESSOR_FILES = frozenset(
     {
         "added_tokens.json",

@@ -12,6 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from .adapter_files import base_name, base_options, put_on
 from .checkpoint_files import base_of
 from .damage import find_damage
 
@@ -21,13 +22,22 @@ class DamagedFile(ValueError):
 
 
 def load_model(path: str | os.PathLike, **options: Any) -> Any:
-    """Load a LLaVA; `options` are those of `from_pretrained`.
+    """Load a LLaVA, or the LLaVA that an adapter belongs to with the adapter in it; `options` are those of `from_pretrained`.
 
     Raises:
         DamagedFile: A file of it is damaged; it is named.
         ValueError: Its weights lack some that its config asks for.
         OSError: There is no checkpoint of that name.
     """
+    with naming_damage(path):
+        base = base_name(path, **options)
+        if base is not None:
+            llava = _load_whole(base, **base_options(path, **options))
+            return put_on(llava, path, **options).get_base_model()
+    return _load_whole(path, **options)
+
+
+def _load_whole(path: str | os.PathLike, **options: Any) -> Any:
     with naming_damage(path):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **options)
     model, info = loaded
@@ -47,9 +57,10 @@ def load_processor(path: str | os.PathLike, **options: Any) -> Any:
 
 
 def load_config(path: str | os.PathLike, **options: Any) -> Any:
-    """Load the config of a LLaVA; raises as `load_model`."""
+    """Load the config of a LLaVA, of an adapter that of the LLaVA that it belongs to; raises as `load_model`."""
     with naming_damage(path):
-        return AutoConfig.from_pretrained(path, **options)
+        base = base_name(path, **options)
+        return AutoConfig.from_pretrained(path if base is None else base, **options)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,11 @@ from typing import Any
 
 from torch import nn
 
+from .expected_shares import check_shares
 from .learning_rates import rated_parameters
 from .precision import check_learning_weights
 from .sft_config import RATES_OF_PARTS, LlavaSFTConfig
+from .stages import part_sizes
 
 
 def parameter_groups(model: nn.Module, args: LlavaSFTConfig, decayed: set[str]) -> list[dict[str, Any]]:
@@ -35,10 +37,11 @@ def check_optimization(model: nn.Module, args: LlavaSFTConfig, trainer_kwargs: M
     Args:
         model: With `requires_grad` set as it will be trained.
         args: The training's settings.
-        trainer_kwargs: What `SFTTrainer` is given besides: an optimizer of the caller's, adapters.
+        trainer_kwargs: What `SFTTrainer` is given besides: an optimizer of the caller's.
 
     Raises:
-        ValueError: Two stages are named; a rate that no optimizer would see; weights too coarse for their steps.
+        ValueError: Two stages are named; a rate that no optimizer would see, or nothing would learn at; weights too coarse
+            for their steps; or another share of a part would learn than was said.
     """
     init_stage = dict(args.model_init_kwargs or {}).get("stage", args.stage)  # type: ignore[arg-type]
     if init_stage != args.stage:
@@ -52,5 +55,13 @@ def check_optimization(model: nn.Module, args: LlavaSFTConfig, trainer_kwargs: M
             f"{given[0]}={getattr(args, given[0]):g} needs parameter groups of its own, which an optimizer "
             "passed in and optim_target_modules do not get; set the rate in that optimizer's groups."
         )
-    if trainer_kwargs.get("peft_config") is None:
-        check_learning_weights(model, args)
+    sizes = part_sizes(model)
+    learning = [size.part for size in sizes if size.trainable]
+    if args.connector_learning_rate is not None and learning == ["connector"]:
+        raise ValueError(
+            f"connector_learning_rate={args.connector_learning_rate} in stage {args.stage!r}, where the connector is all "
+            "that learns: set learning_rate instead."
+        )
+    check_learning_weights(model, args)
+    if args.expected_trainable is not None:
+        check_shares(sizes, args.expected_trainable)

@@ -47,7 +47,7 @@ def check_learning_weights(model: nn.Module, args: TrainingArguments) -> None:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16)
     ]
-    if not narrow or _plugin_keeps_float32(args):
+    if not narrow or plugin_keeps_float32(args):
         return
     dtype = narrow[0][1].dtype
     optimizer = str(getattr(args.optim, "value", args.optim))
@@ -63,7 +63,7 @@ def check_learning_weights(model: nn.Module, args: TrainingArguments) -> None:
     )
 
 
-def _plugin_keeps_float32(args: TrainingArguments) -> bool:
+def plugin_keeps_float32(args: TrainingArguments) -> bool:
     """FSDP (by accelerate) and DeepSpeed update a float32 copy when mixed precision is on."""
     launched = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
     sharded = any(os.environ.get(name, "").lower() in ("true", "1") for name in launched)

@@ -1,12 +1,17 @@
 """Going on from a checkpoint: which one, and whether this run can."""
 
-import json
 import os
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..checkpoints.checkpoint_files import ADAPTER_CONFIG, PROVENANCE_FILE, read_json
 from ..checkpoints.connector_files import CONNECTOR_FILE
+
+# Settings of adapters without which their weights mean something else
+_OF_WEIGHTS = """r lora_alpha use_rslora use_dora target_modules target_parameters exclude_modules modules_to_save bias
+    rank_pattern alpha_pattern""".split()
 
 
 class ResumeRefused(ValueError):
@@ -28,10 +33,9 @@ def stage_of_checkpoint(folder: str | os.PathLike) -> str | None:
     folder = Path(folder)
     if (folder / CONNECTOR_FILE).exists():
         return "align"
-    if not (folder / "config.json").exists():
-        return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    history = (config.get("provenance") or {}).get("training_history")
+    config = read_json(folder / "config.json") or {}
+    provenance = read_json(folder / PROVENANCE_FILE) or config.get("provenance") or {}
+    history = provenance.get("training_history")
     return history[-1].get("stage") if history else None
 
 
@@ -47,3 +51,36 @@ def check_stage(checkpoint: str | os.PathLike, stage: str) -> None:
             f"resume_from_checkpoint: {checkpoint} is of stage {saved!r}, and this run is stage {stage!r}. Give each stage "
             "an output_dir of its own; the model that the first one saved is this one's model_name_or_path."
         )
+
+
+def check_same_adapters(checkpoint: str | os.PathLike, adapters: dict[str, Any] | None) -> None:
+    """Refuse to go on with other adapters than a checkpoint has, or with some where it has none.
+
+    Args:
+        checkpoint: Its folder.
+        adapters: What the config of this run's says; None: it has none.
+
+    Raises:
+        ResumeRefused: They are others; the message names the setting.
+    """
+    saved = read_json(Path(checkpoint) / ADAPTER_CONFIG)
+    if saved is None and adapters is None:
+        return
+    if saved is None or adapters is None:
+        has, is_with = ("no", "with") if saved is None else ("some", "without")
+        raise ResumeRefused(
+            f"resume_from_checkpoint: {checkpoint} has {has} adapters, and this run is {is_with} them (--use_peft). Start it "
+            "with the flags that it had, or give it an output_dir of its own."
+        )
+    for name in _OF_WEIGHTS:
+        then, now = _comparable(saved.get(name)), _comparable(adapters.get(name))
+        if then != now:
+            raise ResumeRefused(
+                f"resume_from_checkpoint: the adapters of {checkpoint} have {name}={then!r}, and those of this run "
+                f"{now!r}. Start it with the flags that it had, or give it an output_dir of its own."
+            )
+
+
+def _comparable(value: Any) -> Any:
+    """Without an order where there is none, and without a difference between what is empty and what is not given."""
+    return (sorted(value) if isinstance(value, list | set | tuple) else value) or None

@@ -138,8 +138,7 @@ def train_and_save(
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args.resume_from_checkpoint, output_dir))
     trainer.save_model(output_dir)
     trainer.accelerator.print(f"Saved to {output_dir}.")
-    if not model_args.use_peft:
-        trainer.accelerator.print(_next_step(training_args.stage, output_dir))
+    trainer.accelerator.print(_next_step(training_args.stage, output_dir, is_adapter=trainer.has_adapters))
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
     if Version(transformers.__version__) >= Version("5.18.0"):
@@ -158,10 +157,12 @@ def _unwrap(trainer: Any) -> None:
     gc.collect()
 
 
-def _next_step(stage: str, folder: str) -> str:
+def _next_step(stage: str, folder: str, is_adapter: bool) -> str:
     following = {"align": "instruct", "align_vision": "joint"}
     if stage in following:
         then = f"--stage {following[stage]} --model_name_or_path {folder} --dataset_name ROWS ..."
+        then += " --on_adapter continue" if is_adapter else ""
+        then += " --lora_vision_tower true" if is_adapter and stage == "align_vision" else ""
         return f"Next, stage 2: llavakit sft {then}"
     return f"Ask it about a picture: llavakit chat {folder} --image PICTURE"
 

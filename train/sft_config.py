@@ -9,6 +9,7 @@ from trl import SFTConfig
 from ..modeling_llava.model_parts import STAGES
 from ..rows.bad_rows import ON_BAD_ROW
 from ..rows.registry import check_choice
+from .expected_shares import parse_expected
 from .flags import refuse_flags
 from .precision import bfloat16_is_fast, has_accelerator
 
@@ -16,6 +17,9 @@ from .precision import bfloat16_is_fast, has_accelerator
 _SEVERAL_PROCESSES = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 _STAGES_HELP = "; ".join(f"{name}: {', '.join(stage.learns)}" for name, stage in STAGES.items())
+
+# What starting from an adapter may mean
+ON_ADAPTER = {"continue": "train it further", "merge": "make it part of the weights first, and train those"}
 
 # Settings by which a part, or a layer of it, learns at a rate of its own
 RATES_OF_PARTS = ("connector_learning_rate", "vision_learning_rate", "vision_layer_decay")
@@ -42,10 +46,16 @@ class LlavaSFTConfig(SFTConfig):
         group_by_modality_length: Make batches of one modality and of similar length (LLaVA-1.5). Not for streaming.
         on_bad_row: "error" stops before training at the first row that cannot be used; "skip" leaves such rows out and
             reports how many and which.
+        lora_vision_tower: In a run with adapters (`--use_peft`, `peft_config`), put some on the vision tower too. Without it
+            the tower has none, whatever `lora_target_modules` says.
+        on_adapter: What starting from an adapter means: "continue" trains it further, with the settings that it has; "merge"
+            makes it part of the weights first, and trains and saves those. Default: such a start is refused.
+        expected_trainable: How much of each part learns, such as `["connector=100%", "language_model=4.5%"]`, or a number of
+            parameters; a part that is not named is frozen. Where it is otherwise the run stops before its first step.
 
     Raises:
-        ValueError: An unknown `stage` or `on_bad_row`; a rate of a part that is all that learns, or is frozen; or a
-            setting that is refused.
+        ValueError: An unknown `stage`, `on_bad_row` or `on_adapter`; a rate of a part that is frozen; an `expected_trainable`
+            that cannot be read; or a setting that is refused.
     """
 
     stage: str = field(
@@ -85,6 +95,26 @@ class LlavaSFTConfig(SFTConfig):
             "choices": list(ON_BAD_ROW),
         },
     )
+    lora_vision_tower: bool = field(
+        default=False,
+        metadata={"help": "With --use_peft, put adapters on the vision tower too. Without it the tower has none."},
+    )
+    on_adapter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where --model_name_or_path is an adapter: "
+            + "; ".join(f"{name!r} to {what}" for name, what in ON_ADAPTER.items())
+            + ".",
+            "choices": list(ON_ADAPTER),
+        },
+    )
+    expected_trainable: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "How much of each part learns, such as connector=100% language_model=4.5% (or a number of parameters), as "
+            "many digits as are written; parts that are not named are frozen. Otherwise the run stops at once.",
+        },
+    )
 
     assistant_only_loss: bool | None = field(  # type: ignore[assignment]
         default=None,
@@ -112,18 +142,16 @@ class LlavaSFTConfig(SFTConfig):
         if self.stage not in STAGES:
             raise ValueError(f"stage={self.stage!r} is unknown; choose one of {tuple(STAGES)}.")
         check_choice(self.on_bad_row, ON_BAD_ROW, "on_bad_row")
+        if self.on_adapter is not None:
+            check_choice(self.on_adapter, ON_ADAPTER, "on_adapter")
+        parse_expected(self.expected_trainable or ())
         self._check_rates()
 
     def _check_rates(self) -> None:
         """Refuse rates that nothing would learn at."""
-        learns = STAGES[self.stage].learns
-        if self.connector_learning_rate is not None and learns == ("connector",):
-            raise ValueError(
-                f"connector_learning_rate={self.connector_learning_rate} in stage {self.stage!r}, where the connector is all "
-                "that learns: set learning_rate instead."
-            )
+        tower_learns = "vision tower" in STAGES[self.stage].learns or self.lora_vision_tower
         for name in ("vision_learning_rate", "vision_layer_decay"):
-            if getattr(self, name) is not None and "vision tower" not in learns:
+            if getattr(self, name) is not None and not tower_learns:
                 stages = " or ".join(repr(key) for key, stage in STAGES.items() if "vision tower" in stage.learns)
                 raise ValueError(
                     f"{name}={getattr(self, name)} in stage {self.stage!r}, where the vision tower is frozen: it learns in "

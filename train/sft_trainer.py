@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel
@@ -17,21 +18,24 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
+from ..checkpoints.adapter_files import complete_adapter
 from ..checkpoints.connector_files import CONNECTOR_FILE, load_connector, save_connector
 from ..checkpoints.loading import load_model, load_processor, naming_damage
-from ..checkpoints.model_card import write_model_card
+from ..checkpoints.model_card import CARD_FILE, write_model_card
 from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
 from ..checkpoints.stop_tokens import add_stop_tokens
+from .adapters import base_or_adapter, llava_of, precision_kept, quantize_language_model_alone, ready_to_learn
 from .agreement import check_agreement
 from .batching import IGNORE_INDEX
 from .collator import LlavaCollator
 from .learning_rates import logged_rates, rated_parameters
 from .optimization import check_optimization, parameter_groups
-from .resuming import check_stage
+from .resuming import check_same_adapters, check_stage
 from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples
 from .sampling import ModalityLengthSampler
 from .sft_config import RATES_OF_PARTS, LlavaSFTConfig
-from .stages import enter_stage, log_parts
+from .stage_record import stage_record
+from .stages import log_parts
 from .training_rows import collator_of, prepare_rows
 
 logger = logging.getLogger(__name__)
@@ -54,6 +58,8 @@ class LlavaSFTTrainer(SFTTrainer):
       (`LlavaCollator`).
     - Checkpoints of stage "align" hold the connector and what resuming needs, not the frozen towers; `save_model`
       writes the whole model. Every checkpoint is written beside its place and renamed into it.
+    - `peft_config` puts adapters on the language model alone, whatever else has modules of those names; the connector
+      learns whole and is in every checkpoint beside them.
     - `supervised_token_rate` is logged next to the loss, and the learning rate of each part where they differ.
 
     Args:
@@ -92,18 +98,18 @@ class LlavaSFTTrainer(SFTTrainer):
         args = LlavaSFTConfig.of(args)
         model_init_kwargs = args.model_init_kwargs
         hub_kwargs: dict[str, Any] = {}
-        llava: Any = model
+        learner: Any = model
         if isinstance(model, str):
             hub_kwargs = {key: value for key, value in dict(model_init_kwargs or {}).items() if key in HUB_KWARGS}  # type: ignore[arg-type]
-            llava = _load_model(model, args)
-        enter_stage(llava, args.stage)
-        check_optimization(llava, args, kwargs)
+            learner = _load_model(model, args)
+        learner = ready_to_learn(learner, kwargs.pop("peft_config", None), args)
+        check_optimization(learner, args, kwargs)
+        llava = llava_of(learner)
         if isinstance(model, str):
             args.model_init_kwargs = None  # used by now; trl would say that they are ignored
         if processing_class is None:
-            processing_class = load_processor(
-                llava.config.name_or_path, trust_remote_code=args.trust_remote_code, **hub_kwargs
-            )
+            place = model if isinstance(model, str) else llava.config.name_or_path
+            processing_class = load_processor(place, trust_remote_code=args.trust_remote_code, **hub_kwargs)
         check_agreement(llava.config, processing_class)
         if data_collator is None:
             data_collator = collator_of(processing_class, llava.config, args)
@@ -123,15 +129,16 @@ class LlavaSFTTrainer(SFTTrainer):
         eval_dataset = self._prepared_for_evaluation(eval_dataset)
         self.dataset_name = dataset_name
         self._staging: Path | None = None
-        super().__init__(
-            model=llava,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            **kwargs,
-        )
+        with precision_kept(learner):
+            super().__init__(
+                model=learner,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                **kwargs,
+            )
         self.args.model_init_kwargs = model_init_kwargs
         add_stop_tokens(self._llava, self.processing_class, args.chat_template)
         self._provenance = dict(self._llava.config.provenance or {})
@@ -139,8 +146,18 @@ class LlavaSFTTrainer(SFTTrainer):
     @property
     def _llava(self) -> Any:
         """The LLaVA itself, inside whatever wraps it."""
+        return llava_of(self.accelerator.unwrap_model(self.model))
+
+    @property
+    def _adapters(self) -> dict[str, Any] | None:
+        """What the config of the adapters says; None of a run without any."""
         model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return model.peft_config[model.active_adapter].to_dict() if isinstance(model, PeftModel) else None
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether what is trained and saved is an adapter."""
+        return self._adapters is not None
 
     @property
     def _output_dir(self) -> Path:
@@ -152,13 +169,16 @@ class LlavaSFTTrainer(SFTTrainer):
         """Train, or go on from a checkpoint of the same stage.
 
         Raises:
-            ResumeRefused: The checkpoint is of another stage, whose optimizer holds other weights.
+            ResumeRefused: The checkpoint is of another stage or of other adapters; its optimizer holds other weights.
         """
         checkpoint = self._last_checkpoint() if resume_from_checkpoint is True else resume_from_checkpoint
         if checkpoint:
             check_stage(checkpoint, self.args.stage)
+            check_same_adapters(checkpoint, self._adapters)
         earlier = self._provenance.get("training_history") or []
-        self._llava.config.provenance = {**self._provenance, "training_history": [*earlier, self._stage_record()]}
+        rows = len(self.train_dataset) if isinstance(self.train_dataset, Dataset) else None
+        record = stage_record(self.args, self.dataset_name, rows, self._adapters)
+        self._llava.config.provenance = {**self._provenance, "training_history": [*earlier, record]}
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -318,15 +338,20 @@ class LlavaSFTTrainer(SFTTrainer):
             super().save_model(str(staging), _internal_call=True)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                (staging / CARD_FILE).unlink(missing_ok=True)  # the folder may have one of somebody's own
                 replace_files(staging, final)
             self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_model_card(final, self._llava.config)
+            write_model_card(final, self._llava.config, self._adapters)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        if self._staging is None or self.args.stage != "align":
+        if self._adapters is not None:
+            super()._save(output_dir, state_dict)
+            if self.args.should_save:
+                complete_adapter(Path(str(output_dir)), self._llava)
+        elif self._staging is None or self.args.stage != "align":
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
             assert output_dir is not None
@@ -357,34 +382,17 @@ class LlavaSFTTrainer(SFTTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         if self.is_world_process_zero():
             self._output_dir.mkdir(parents=True, exist_ok=True)
-            write_model_card(self._output_dir, self._llava.config)
-
-    def _stage_record(self) -> dict[str, Any]:
-        args = self.args
-        rows = len(self.train_dataset) if isinstance(self.train_dataset, Dataset) else None
-        return {
-            "stage": args.stage,
-            "dataset": self.dataset_name,
-            "rows": rows,
-            "epochs": args.num_train_epochs if args.max_steps <= 0 else None,
-            "max_steps": args.max_steps if args.max_steps > 0 else None,
-            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "learning_rate": args.learning_rate,
-            **{name: getattr(args, name) for name in RATES_OF_PARTS},
-            "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-            "warmup": args.warmup_steps,
-            "weight_decay": args.weight_decay,
-            "max_length": args.max_length,
-            "seed": args.seed,
-        }
+            write_model_card(self._output_dir, self._llava.config, self._adapters)
 
 
-def _load_model(path: str, args: LlavaSFTConfig) -> PreTrainedModel:
+def _load_model(path: str, args: LlavaSFTConfig) -> Any:
     kwargs: dict[str, Any] = {"dtype": torch.float32, **dict(args.model_init_kwargs or {})}  # type: ignore[arg-type]
     if isinstance(kwargs["dtype"], str) and kwargs["dtype"] != "auto":
         kwargs["dtype"] = getattr(torch, kwargs["dtype"])
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+    quantize_language_model_alone(kwargs)
     try:
-        return load_model(path, **kwargs)
+        adapted = base_or_adapter(path, args, kwargs)
+        return load_model(path, **kwargs) if adapted is None else adapted
     except OSError as error:
         raise OSError(f"model {path!r} cannot be loaded: {error}") from error

@@ -16,6 +16,7 @@ PAPERS = {
     "llava_v1_scienceqa": ("instruct", 12, 2e-5, 32),
     "llava_v1.5_stage1_align": ("align", 1, 1e-3, 256),
     "llava_v1.5_stage2_instruct": ("instruct", 1, 2e-5, 128),
+    "llava_v1.5_lora_stage2_instruct": ("instruct", 1, 2e-4, 128),
     "llava_next_stage1_align": ("align", 1, 1e-3, 256),
     "llava_next_stage2_joint": ("joint", 1, 1e-5, 128),
     "llava_onevision_stage2_joint": ("joint", 1, 1e-5, 256),
@@ -25,6 +26,7 @@ PAPERS = {
     "llava_native_stage1_align": ("align", 1, 1e-3, 256),  # of LLaVA-1.5
     "llava_native_stage2_instruct": ("instruct", 1, 2e-5, 128),
 }
+LORA = "llava_v1.5_lora_stage2_instruct"
 MAX_LENGTHS = {"llava_next": 4096, "llava_onevision": 32768, "internvl2.5": 16384}  # 2048 in the others
 WEIGHT_DECAYS = {  # none in the others
     "internvl2.5_stage1_align": 0.01,
@@ -40,7 +42,7 @@ VISION_RATES = {"llava_next_stage2_joint": 2e-6, "llava_onevision_stage2_joint":
 PLAIN = ("llava_v1.5_stage1_align", "llava_next_stage1_align", "llava_native_stage1_align")
 BY_MODALITY = (
     *("llava_v1.5_stage2_instruct", "llava_next_stage2_joint", "llava_onevision_stage2_joint"),
-    "llava_native_stage2_instruct",
+    *("llava_native_stage2_instruct", LORA),
 )
 # stage, steps, learning rate and the least of it, steps of warmup, rows of a step, tokens of a row: arXiv:2308.12966 (table of
 # hyperparameters) and arXiv:2301.12597 (section 3.4)
@@ -107,3 +109,40 @@ def test_flamingos_recipe_has_the_papers_values(tmp_path: Path):
     assert training.max_length == 256 and training.max_grad_norm == 1 and training.optim == "adamw_torch"
     assert training.bf16 and model.dtype == "float32"
     assert script.dataset_name and model.model_name_or_path
+
+
+def test_the_recipe_with_lora_has_the_released_values(tmp_path: Path):
+    """scripts/v1_5/finetune_lora.sh of the original code, and the defaults of its train.py."""
+    _, training, model = parsed(LORA, tmp_path)
+    assert model.use_peft and (model.lora_r, model.lora_alpha, model.lora_dropout) == (128, 256, 0.05)
+    assert training.connector_learning_rate == 2e-5 and not training.lora_vision_tower
+
+
+def test_the_share_that_the_recipe_with_lora_expects_is_that_of_vicuna_7b(tmp_path: Path):
+    """Of the sizes of LLaVA-1.5-7B, without its weights; with all of the language model learning, it would stop."""
+    import torch
+    from trl import get_peft_config
+
+    from llavakit import LlavaConfig, LlavaForConditionalGeneration
+    from llavakit.train.adapters import ready_to_learn
+    from llavakit.train.expected_shares import check_shares
+    from llavakit.train.stages import part_sizes
+
+    _, training, model_args = parsed(LORA, tmp_path)
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    tower = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    config = LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", **tower, "image_size": 336, "patch_size": 14},
+        text_config={"model_type": "llama", **sizes, "vocab_size": 32064},
+        image_token_index=32000,
+        projector_type="mlp2x_gelu",
+    )
+    with torch.device("meta"):
+        llava = LlavaForConditionalGeneration(config)
+        whole = part_sizes(llava)
+        learner = ready_to_learn(llava, get_peft_config(model_args), training)
+    counted = {size.part: size.trainable for size in part_sizes(learner)}
+    assert counted == {"vision tower": 0, "connector": 20_979_712, "language model": 319_815_680}
+    check_shares(part_sizes(learner), training.expected_trainable)
+    with pytest.raises(ValueError, match="expected_trainable"):
+        check_shares(whole, training.expected_trainable)

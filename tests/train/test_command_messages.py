@@ -33,8 +33,8 @@ def test_what_learns_and_what_comes_next_is_said(run, tmp_path: Path):
     done = run("--stage", "align", "--output_dir", tmp_path / "align", "--save_steps", "1", "--learning_rate", "2e-3")
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
-    assert re.search(r"connector\s+[\d,]+ of\s+[\d,]+ parameters\s+learns at 0.002", said)
-    assert re.search(r"vision tower\s+0 of\s+[\d,]+ parameters\s+frozen", said)
+    assert re.search(r"connector\s+[\d,]+ of\s+[\d,]+ parameters \(100\.00%\)  learns at 0.002", said)
+    assert re.search(r"vision tower\s+0 of\s+[\d,]+ parameters \(0\.00%\)  frozen", said)
     assert f"Saved to {tmp_path / 'align'}." in said and "Next, stage 2: llavakit sft --stage instruct" in said
     for false in ("will be ignored", "Warning", "warning", "were not passed to `accelerate launch`", "Traceback"):
         assert false not in said, said

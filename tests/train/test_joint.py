@@ -254,7 +254,6 @@ def test_a_resumed_run_goes_on_with_its_groups(tiny_llava: str, rows_file: Path,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage": "align", "connector_learning_rate": 1.0}, "where the connector is all that learns"),
         (
             {"stage": "instruct", "vision_learning_rate": 1e-5},
             "is frozen: it learns in stage 'align_vision' or 'joint'",
@@ -270,6 +269,12 @@ def test_a_resumed_run_goes_on_with_its_groups(tiny_llava: str, rows_file: Path,
 def test_rates_that_nothing_would_learn_at_are_refused(tmp_path: Path, changes, message):
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **changes)
+
+
+def test_a_rate_of_the_connector_alone_is_the_learning_rate(tiny_llava: str, rows_file: Path, tmp_path: Path):
+    args = config(tmp_path, stage="align", connector_learning_rate=1.0)
+    with pytest.raises(ValueError, match="where the connector is all that learns: set learning_rate instead"):
+        LlavaSFTTrainer(tiny_llava, args, train_dataset=load_conversations(rows_file))
 
 
 def test_an_optimizer_passed_in_gets_no_rates(tiny_llava: str, rows_file: Path, tmp_path: Path):
