@@ -52,6 +52,8 @@ def ready_to_learn(model: Any, peft_config: Any, args: LlavaSFTConfig) -> Any:
             raise ValueError(
                 "--load_in_4bit and --load_in_8bit are for adapters, which learn beside quantized weights: add --use_peft."
             )
+        if args.lora_vision_tower:
+            raise ValueError("--lora_vision_tower true is for adapters: add --use_peft.")
         enter_stage(model, args.stage)
         return model
     elif args.on_adapter == "merge":
@@ -86,6 +88,12 @@ def put_adapters(llava: Any, config: Any, args: LlavaSFTConfig) -> PeftModel:
     if not isinstance(config, LoraConfig):
         raise ValueError(
             f"peft_config is a {type(config).__name__}: give a LoraConfig. DoRA and rsLoRA are fields of it."
+        )
+    packed = [name for name, p in llava.named_parameters() if not p.is_floating_point()]
+    if others := [name for name in packed if part_of(name) != "language model"]:
+        raise ValueError(
+            f"{others[0]} is quantized, and only the language model may be: load the model with "
+            f"BitsAndBytesConfig(..., llm_int8_skip_modules={_KEPT})."
         )
     base = str(llava.config.name_or_path)
     if os.path.isdir(base) and os.path.realpath(base) == os.path.realpath(str(args.output_dir)):

@@ -166,6 +166,30 @@ def refuse_flags(config: Any, names: Iterable[str] = (), *, command: bool = Fals
         raise ValueError(f"--{field.name} {value} is refused: {flag.refused}")
 
 
+# Flags that say how, and the flag without which there is nothing for them to say it of
+_DEPENDENT = {
+    "use_peft": "lora_r lora_alpha lora_dropout lora_target_modules lora_target_parameters lora_modules_to_save "
+    "use_rslora use_dora",
+    "load_in_4bit": "bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage",
+}
+
+
+def refuse_idle_flags(config: Any) -> None:
+    """Raise for a flag of adapters or of quantization that was given without the flag that asks for them.
+
+    Args:
+        config: trl's `ModelConfig`.
+
+    Raises:
+        ValueError: Such a flag has another value than its default.
+    """
+    defaults = {field.name: _default(field) for field in dataclasses.fields(config)}
+    for asking, dependent in _DEPENDENT.items():
+        given = [name for name in dependent.split() if getattr(config, name) != defaults[name]]
+        if given and not getattr(config, asking):
+            raise ValueError(f"--{given[0]} {getattr(config, given[0])} does nothing without --{asking}: add that.")
+
+
 def refuse_foreign_flags(arguments: Iterable[str]) -> None:
     """Raise for a flag that neither the script nor accelerate's launcher has, and for one that would do nothing here.
 

@@ -57,6 +57,8 @@ def check_optimization(model: nn.Module, args: LlavaSFTConfig, trainer_kwargs: M
         )
     sizes = part_sizes(model)
     learning = [size.part for size in sizes if size.trainable]
+    if args.connector_learning_rate is not None and "connector" not in learning:
+        raise ValueError(f"connector_learning_rate={args.connector_learning_rate}, and the connector is frozen.")
     if args.connector_learning_rate is not None and learning == ["connector"]:
         raise ValueError(
             f"connector_learning_rate={args.connector_learning_rate} in stage {args.stage!r}, where the connector is all "

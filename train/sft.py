@@ -13,7 +13,7 @@ from typing import Any
 
 from trl import ModelConfig, ScriptArguments, TrlParser
 
-from llavakit.train.flags import refuse_flags, refuse_foreign_flags
+from llavakit.train.flags import refuse_flags, refuse_foreign_flags, refuse_idle_flags
 from llavakit.train.resuming import ResumeRefused, checkpoint_to_resume
 from llavakit.train.sft_config import LlavaSFTConfig
 
@@ -66,6 +66,7 @@ def set_up(script_args: LlavaScriptArguments, training_args: LlavaSFTConfig, mod
     for flags in (script_args, training_args, model_args):
         # transformers itself sets do_eval where there is an evaluation
         refuse_flags(flags, ["do_eval"] if evaluates else [], command=True)
+    refuse_idle_flags(model_args)
     if script_args.dataset_name is None:
         raise ValueError("--dataset_name is missing: a .json, .jsonl or .parquet file, a folder, or a Hub id.")
     if model_args.model_name_or_path is None:

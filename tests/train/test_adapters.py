@@ -113,6 +113,22 @@ def test_the_vision_tower_learns_where_it_is_asked_for(train: Train, tmp_path: P
     assert torch.equal(scores(load_model(tmp_path / "run")), scores(trainer.model))
 
 
+def test_what_learns_is_float32_beside_frozen_weights_in_bfloat16(train: Train, tmp_path: Path):
+    """The connector too, which PEFT copies as it is: steps of 1e-5 would be rounded away."""
+    dtype = {"model_init_kwargs": {"dtype": "bfloat16"}}
+    with pytest.raises(
+        ValueError, match=r"What learns is float32 and the rest bfloat16.*add --bf16 true, or leave out --dty"
+    ):
+        train("run", lora={}, **dtype)
+    trainer = train("run", lora={}, bf16=True, learning_rate=1e-5, **dtype)
+    for name, parameter in trainer.model.named_parameters():
+        assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16), name
+    saved = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    base = load_model(json.loads((tmp_path / "run" / "adapter_config.json").read_text())["base_model_name_or_path"])
+    for name, tensor in base.model.multi_modal_projector.linear.named_parameters():
+        assert 0 < (saved[CONNECTOR + name] - tensor.bfloat16().float()).abs().max() < 1e-4
+
+
 def test_the_table_says_what_learns_how(train: Train, caplog):
     caplog.set_level("INFO", logger="llavakit")
     train("run", lora={}, max_steps=1, connector_learning_rate=1e-3)
@@ -123,14 +139,31 @@ def test_the_table_says_what_learns_how(train: Train, caplog):
 
 
 def test_the_card_says_base_stage_and_data(train: Train, tiny_llava: str, tmp_path: Path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "README.md").write_text("mine")
     train("run", lora={"use_dora": True}, stage="align")
-    assert (tmp_path / "run" / "README.md").read_text() == "mine"
+    assert (tmp_path / "run" / "README.md").read_text() == (
+        tmp_path / "run" / "checkpoint-2" / "README.md"
+    ).read_text()
     card = (tmp_path / "run" / "checkpoint-1" / "README.md").read_text()
     for said in (tiny_llava, "Stage 1, feature alignment", "dataset: photographs", "DoRA, r 2, alpha 8, dropout 0.1"):
         assert said in card
     assert "library_name: peft" in card and "AutoPeftModel.from_pretrained" in card
+
+
+@pytest.mark.parametrize("lora", [None, {}], ids=["whole", "adapter"])
+def test_a_readme_of_somebodys_own_stays(train: Train, tmp_path: Path, lora: dict | None):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "README.md").write_text("mine")
+    train("run", lora=lora, max_steps=1)
+    assert (tmp_path / "run" / "README.md").read_text() == "mine"
+
+
+def test_an_adapter_does_not_go_into_the_folder_of_its_model(train: Train, tiny_llava: str, tmp_path: Path):
+    """Whoever loads the model from there would get the adapter too."""
+    base = shutil.copytree(tiny_llava, tmp_path / "base")
+    with pytest.raises(ValueError, match="is the folder of the model itself: give the adapter one of its own"):
+        train("base", str(base), lora={})
+    with pytest.raises(ValueError, match="--lora_vision_tower true is for adapters: add --use_peft"):
+        train("run", lora_vision_tower=True)
 
 
 def test_the_best_model_is_the_whole_of_it(train: Train, rows_file: Path, tmp_path: Path, tiny_llava: str):

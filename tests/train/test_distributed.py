@@ -45,7 +45,30 @@ def test_so_it_is_where_text_attends_to_images(tiny_backbones: tuple[str, str], 
     check_text_only_batches(str(tmp_path / "model"), rows_file, tmp_path, "align")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["align", "joint"])
+def test_so_it_is_with_adapters(tiny_llava: str, rows_file: Path, tmp_path: Path, stage: str):
+    tower = ["--lora_vision_tower", "true"] if stage == "joint" else []
+    train_in_two_processes(tiny_llava, rows_file, tmp_path, stage, "--use_peft", "--lora_r", "2", *tower)
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    learnt = [name for name, tensor in saved.items() if "lora_B" in name and tensor.any()]
+    parts = {"language model", "vision tower"} if tower else {"language model"}
+    assert {part_of(name) for name in learnt} == parts
+    assert {part_of(name) for name in saved} == parts | {"connector"}
+
+
 def check_text_only_batches(model: str, rows_file: Path, tmp_path: Path, stage: str) -> None:
+    train_in_two_processes(model, rows_file, tmp_path, stage)
+    before, after = (
+        load_file(Path(model) / "model.safetensors"),
+        load_file(tmp_path / "out" / "model.safetensors"),
+    )
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {part_of(name) for name in moved} == set(STAGES[stage].learns)
+
+
+def train_in_two_processes(model: str, rows_file: Path, tmp_path: Path, stage: str, *flags: str) -> None:
+    """Rows of which some are of text alone, in batches of one."""
     rows = json.loads(rows_file.read_text())
     for number in (0, 3, 4, 9):  # some steps have an image in one process and none in the other
         rows[number]["image"] = None
@@ -59,7 +82,16 @@ def check_text_only_batches(model: str, rows_file: Path, tmp_path: Path, stage: 
     command += [str(rows_file), "--stage", stage, "--output_dir", str(tmp_path / "out"), "--num_train_epochs", "2"]
     command += ["--per_device_train_batch_size", "1", "--learning_rate", "1e-3", "--save_strategy", "steps"]
     # Each process waits for a gradient of whatever learns
-    command += ["--save_steps", "4", *CPU_FLAGS, "--logging_steps", "1", "--ddp_find_unused_parameters", "false"]
+    command += [
+        "--save_steps",
+        "4",
+        *CPU_FLAGS,
+        "--logging_steps",
+        "1",
+        "--ddp_find_unused_parameters",
+        "false",
+        *flags,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0 and done.stdout.count("left") == 2, done.stderr[-4000:]
     names = sorted(folder.name for folder in (tmp_path / "out").glob("checkpoint-*"))
@@ -70,9 +102,3 @@ def check_text_only_batches(model: str, rows_file: Path, tmp_path: Path, stage: 
         "rng_state_0.pth",
         "rng_state_1.pth",
     }
-    before, after = (
-        load_file(Path(model) / "model.safetensors"),
-        load_file(tmp_path / "out" / "model.safetensors"),
-    )
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {part_of(name) for name in moved} == set(STAGES[stage].learns)

@@ -10,7 +10,7 @@ from trl import ModelConfig, ScriptArguments, SFTConfig
 
 from llavakit import LlavaSFTConfig, LlavaSFTTrainer, load_conversations
 from llavakit.train import launch, sft
-from llavakit.train.flags import FLAGS, FOREIGN_FLAGS, refuse_flags
+from llavakit.train.flags import FLAGS, FOREIGN_FLAGS, refuse_flags, refuse_idle_flags
 
 STOCK = (ScriptArguments, SFTConfig, ModelConfig)
 COMMON = ["--max_length", "512", "--max_steps", "2", "--per_device_train_batch_size", "2", "--report_to", "none"]
@@ -65,6 +65,21 @@ def test_defaults_are_never_refused(tmp_path: Path):
 def test_a_stock_config_with_a_refused_setting_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="--packing True is refused"):
         LlavaSFTConfig.of(SFTConfig(str(tmp_path), use_cpu=True, packing=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "asking"),
+    [
+        ({"lora_r": 64}, "use_peft"),
+        ({"lora_target_modules": ["q_proj"]}, "use_peft"),
+        ({"use_dora": True}, "use_peft"),
+        ({"bnb_4bit_quant_type": "fp4"}, "load_in_4bit"),
+    ],
+)
+def test_a_flag_that_says_how_needs_the_one_that_asks(given: dict, asking: str):
+    with pytest.raises(ValueError, match=f"--{next(iter(given))} .* does nothing without --{asking}: add that"):
+        refuse_idle_flags(ModelConfig(**given))
+    refuse_idle_flags(ModelConfig(**given, **{asking: True}))
 
 
 @pytest.mark.parametrize("name", sorted(FOREIGN_FLAGS))

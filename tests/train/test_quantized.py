@@ -84,6 +84,18 @@ def test_it_is_merged_into_the_weights_that_are_not_quantized(wide_llava: str, r
         torch.testing.assert_close(merged(input_ids=ids).logits, expected, rtol=0, atol=1e-4 * expected.abs().max())
 
 
+def test_a_model_that_was_quantized_with_its_connector_is_refused(wide_llava: str, rows_file: Path, tmp_path: Path):
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_4bit=True)
+    model = AutoModelForImageTextToText.from_pretrained(wide_llava, quantization_config=config)
+    args = LlavaSFTConfig(output_dir=str(tmp_path), max_length=512, **CPU_SETTINGS)
+    with pytest.raises(
+        ValueError, match=r"is quantized, and only the language model may be: .*llm_int8_skip_modules="
+    ):
+        LlavaSFTTrainer(model, args, train_dataset=load_conversations(rows_file), peft_config=LoraConfig())
+
+
 def test_quantized_weights_alone_learn_nothing(wide_llava: str, rows_file: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="--load_in_4bit and --load_in_8bit are for adapters.*add --use_peft"):
         trainer_of(wide_llava, rows_file, tmp_path, "load_in_4bit", lora=None)

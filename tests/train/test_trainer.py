@@ -292,8 +292,8 @@ def test_settings_are_checked(tmp_path: Path):
         config(tmp_path, stage="both")
     with pytest.raises(ValueError, match="on_bad_row='x'"):
         config(tmp_path, on_bad_row="x")
-    with pytest.raises(ValueError, match="connector_learning_rate"):
-        config(tmp_path, stage="align", connector_learning_rate=1.0)
+    with pytest.raises(ValueError, match="on_adapter='x'"):
+        config(tmp_path, on_adapter="x")
 
 
 def test_the_command_trains_both_stages(warm_python: WarmPython, tiny_llava: str, rows_file: Path, tmp_path: Path):
