@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ..rows.registry import look_up
+from .adapters import Merged, merge_adapter
 from .checkpoint_files import read_json
 from .damage import find_damage
 from .formats import READERS, WRITERS
@@ -107,6 +108,36 @@ def export_checkpoint(
         (staging / CARD_FILE).write_text(exported_card(config, format, proof), encoding="utf-8")
         replace_files(staging, final)
     return Conversion(format, proof)
+
+
+def merge_checkpoint(
+    adapter: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    dtype: str | None = None,
+    max_shard_size: str = SHARD_SIZE,
+) -> Merged:
+    """Write the whole model that an adapter and the model below it are together.
+
+    Args:
+        adapter: Folder or Hub id of the adapter.
+        output_dir: Where the model goes: a new or empty folder.
+        dtype: Of its weights. Default: as the model below the adapter was saved.
+        max_shard_size: Of a file of weights.
+
+    Returns:
+        What was merged.
+
+    Raises:
+        ValueError: `adapter` is a whole model, or what else `merge_adapter` refuses.
+        SaveFailed: Writing failed. `output_dir` is as it was.
+    """
+    final = _new_folder(output_dir)
+    merged, processor = merge_adapter(adapter, dtype=dtype), load_processor(adapter)
+    with staging_folder(final, remedy=REMEDY) as staging:
+        merged.model.save_pretrained(staging, max_shard_size=max_shard_size)
+        processor.save_pretrained(staging)
+        replace_files(staging, final)
+    return merged
 
 
 def local_folder(name: str | os.PathLike) -> Path:

@@ -78,9 +78,10 @@ CONNECTORS = (
     Choice(
         "gated cross-attention",
         "Flamingo",
-        _connector("perceiver", num_latents=16, num_layers=2, num_heads=4, cross_attention_every=1)
+        _connector("perceiver", num_latents=16, num_layers=1, num_heads=4, cross_attention_every=1)
         | {"image_fusion": "attend"},
-        **ATTENDING,
+        align=1e-3,  # at the rates of the others its gates open before there is anything to see
+        connector=5e-4,
     ),
 )
 

@@ -143,6 +143,17 @@ def test_a_damaged_adapter_is_named(adapter: Path):
             load(adapter)
 
 
+def test_the_command_writes_a_whole_model(adapter: Path, tiny_llava: str, tmp_path: Path, capsys):
+    expected = scores(load_adapter(adapter))
+    assert main(["export", str(adapter), "--merge", "-o", str(tmp_path / "merged")]) == 0
+    assert f"and {tiny_llava} -> " in capsys.readouterr().out
+    torch.testing.assert_close(scores(load_model(tmp_path / "merged")), expected, rtol=1e-4, atol=1e-4)
+    assert load_processor(tmp_path / "merged").chat_template == load_processor(tiny_llava).chat_template
+    assert main(["export", str(tiny_llava), "--merge", "-o", str(tmp_path / "again")]) == 1
+    assert "is a whole model: there is no adapter to merge" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+
 @pytest.mark.parametrize("lost", ["multi_modal_projector.linear.weight", "layers.0.self_attn.q_proj.lora_A.weight"])
 def test_an_adapter_that_lost_what_was_trained_is_refused(adapter: Path, lost: str):
     """As if the connector had not been saved; PEFT stops without a word, or goes on with new weights."""
