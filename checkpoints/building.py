@@ -80,20 +80,16 @@ def build_llava(
     model_options.setdefault("view_size", view_size(image_processor))
     model_options.setdefault("image_line_break", layout.line_breaks)
     model = build_model(vision, language, trust_remote_code=trust_remote_code, **revisions, **model_options)
-    processor = LlavaProcessor(
+    processor = processor_for(
+        model.config,
         image_processor,
         tokenizer,
-        patch_size=model.config.vision_config.patch_size,
-        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
         chat_template=chat_template,
-        num_additional_image_tokens=model.config.num_additional_image_tokens or 0,
         image_aspect_ratio=image_aspect_ratio,
-        image_seq_length=model.config.image_seq_length,
         image_layout_options=image_layout_options,
         box_format=box_format,
         video_frames=video_frames,
         video_pooling=video_pooling,
-        **token_order(model.config),
     )
     if layout.own_sizes:
         check_own_sizes(model, processor)
@@ -101,7 +97,28 @@ def build_llava(
     return model, processor
 
 
-def token_order(config: LlavaConfig) -> dict[str, Any]:
+def processor_for(config: LlavaConfig, image_processor: Any, tokenizer: Any, **fields: Any) -> LlavaProcessor:
+    """The processor of a model, which counts image tokens as the model makes them.
+
+    Args:
+        config: Of the model, measured (`image_seq_length`).
+        image_processor: Of the vision encoder.
+        tokenizer: Of the language model.
+        **fields: Further arguments of `LlavaProcessor`.
+    """
+    return LlavaProcessor(
+        image_processor,
+        tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=config.num_additional_image_tokens or 0,
+        image_seq_length=config.image_seq_length,
+        **_token_order(config),
+        **fields,
+    )
+
+
+def _token_order(config: LlavaConfig) -> dict[str, Any]:
     """What a processor is told of the tokens that a view, or an image, takes: arguments of `LlavaProcessor`."""
     connector, patches, grid = CONNECTORS[config.projector_type], config.patch_grid, config.feature_grid
     if connector.of_image:
@@ -245,8 +262,22 @@ def save_llava(model: LlavaForConditionalGeneration, processor: LlavaProcessor, 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    add_stop_tokens(model, processor)  # its template may be another one by now
     with staging_folder(folder / "model") as staging:
-        model.save_pretrained(staging)
-        processor.save_pretrained(staging)
+        write_llava(model, processor, staging)
         replace_files(staging, folder)
+
+
+def write_llava(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, staging: Path, **options: Any
+) -> None:
+    """Write what `save_llava` does into a staging folder; what becomes of that is the caller's.
+
+    Args:
+        model: The model; its generation config learns where the template ends an answer.
+        processor: Its processor.
+        staging: An empty folder, see `staging_folder`.
+        **options: Of the model's `save_pretrained`, such as `max_shard_size`.
+    """
+    add_stop_tokens(model, processor)  # its template may be another one by now
+    model.save_pretrained(staging, **options)
+    processor.save_pretrained(staging)

@@ -11,6 +11,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 GENERATION_CONFIG = "generation_config.json"
 # Of an adapter, what the config of a whole model says of its making
 PROVENANCE_FILE = "adapter_provenance.json"
+# Of weights in a file of a conversion; so much more than the model itself is held in memory while it is written
+SHARD_SIZE = "2GB"
 
 # Weights, whole or in shards, with their index; of the whole model, of an adapter, of the connector
 _WEIGHTS = re.compile(

@@ -12,8 +12,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ..rows.registry import look_up
+from .adapter_files import base_name
 from .adapters import Merged, merge_adapter
-from .checkpoint_files import read_json
+from .building import write_llava
+from .checkpoint_files import SHARD_SIZE, read_json
 from .damage import find_damage
 from .formats import READERS, WRITERS
 from .formats.format_base import Given, Reader
@@ -21,7 +23,6 @@ from .loading import DamagedFile, load_model, load_processor
 from .model_card import CARD_FILE, exported_card
 from .safe_writing import replace_files, staging_folder
 
-SHARD_SIZE = "2GB"  # of weights in a file; so much more than the model itself is held in memory while it is written
 REMEDY = "Free some space or choose another folder for -o, and start again."
 
 
@@ -62,14 +63,14 @@ def import_checkpoint(
     folder, final = local_folder(source), _new_folder(output_dir)
     name, reader = _reader_of(folder, format)
     model, processor = reader.read(folder, given or Given())
+    elsewhere = (model.config.provenance or {}).get("backbones") or {}
     model.config.provenance = {
-        "backbones": {"vision": str(source), "language": str(source)},
+        "backbones": {"vision": str(source), "language": str(source)} | elsewhere,
         "converted": {"format": name, "source": str(source)},
     }
     view = processor.image_size
     with staging_folder(final, remedy=REMEDY) as staging:
-        model.save_pretrained(staging, max_shard_size=max_shard_size)
-        processor.save_pretrained(staging)
+        write_llava(model, processor, staging, max_shard_size=max_shard_size)
         del model  # two more are loaded for the proof, one after the other
         proof = reader.prove(folder, staging, view)
         replace_files(staging, final)
@@ -92,12 +93,17 @@ def export_checkpoint(
 
     Raises:
         CannotExpress: The format has no way to say what the checkpoint is.
-        ValueError: There is no such format, or the checkpoint is damaged.
+        ValueError: There is no such format, or the checkpoint is an adapter or damaged.
         Mismatch: What was written says something else than the source.
         SaveFailed: Writing failed. `output_dir` is as it was.
     """
     writer = look_up(WRITERS, format, "format")
     folder, final = local_folder(checkpoint), _new_folder(output_dir)
+    if (base := base_name(folder)) is not None:
+        raise ValueError(
+            f"{checkpoint} is an adapter of {base}: make one model of the two first, by llavakit export {checkpoint} --merge "
+            "-o MERGED, and export that."
+        )
     model, processor = load_model(folder, dtype="auto"), load_processor(folder)
     writer.check(model, processor)
     config, view = model.config, processor.image_size
@@ -134,8 +140,7 @@ def merge_checkpoint(
     final = _new_folder(output_dir)
     merged, processor = merge_adapter(adapter, dtype=dtype), load_processor(adapter)
     with staging_folder(final, remedy=REMEDY) as staging:
-        merged.model.save_pretrained(staging, max_shard_size=max_shard_size)
-        processor.save_pretrained(staging)
+        write_llava(merged.model, processor, staging, max_shard_size=max_shard_size)
         replace_files(staging, final)
     return merged
 

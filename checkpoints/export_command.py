@@ -2,6 +2,8 @@
 
 import argparse
 
+from .checkpoint_files import SHARD_SIZE
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from .formats import WRITERS
@@ -14,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge", action="store_true", help="CKPT is an adapter: write it and its model as one whole model"
     )
     parser.add_argument("--dtype", help="of the merged weights (default: as the model below the adapter was saved)")
-    parser.add_argument("--max_shard_size", default="2GB", help="of a file of weights (default: %(default)s)")
+    parser.add_argument("--max_shard_size", default=SHARD_SIZE, help="of a file of weights (default: %(default)s)")
     parser.set_defaults(run=_export)
 
 

@@ -2,13 +2,13 @@
 
 import argparse
 
-FORMATS = "transformers' llava and llava_next"
+from .checkpoint_files import SHARD_SIZE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from .formats import READERS
 
-    parser.add_argument("source", metavar="SRC", help=f"folder or Hub id of the checkpoint ({FORMATS})")
+    parser.add_argument("source", metavar="SRC", help=f"folder or Hub id of the checkpoint ({', '.join(READERS)})")
     parser.add_argument("-o", "--output_dir", required=True, metavar="OUT", help="where ours goes: a new folder")
     parser.add_argument("--format", choices=list(READERS), help="what SRC is of (default: as its config.json says)")
     parser.add_argument("--vision", help="vision encoder, where SRC does not hold it: path or Hub id")
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat_template", help="a shipped name or a .jinja file, in place of the one that comes with SRC"
     )
-    parser.add_argument("--max_shard_size", default="2GB", help="of a file of weights (default: %(default)s)")
+    parser.add_argument("--max_shard_size", default=SHARD_SIZE, help="of a file of weights (default: %(default)s)")
     parser.set_defaults(run=_import)
 
 

@@ -3,13 +3,12 @@
 from typing import Any, ClassVar
 
 from transformers import LlavaConfig as TheirConfig
-from transformers import LlavaProcessor as TheirProcessor
 
 from ...modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ...processing import LlavaProcessor
-from .format_base import CannotExpress, Given
+from .format_base import CannotExpress
 from .image_processors import with_settings_of
-from .native import NativeFormat, feature_fields, read_processor, their_feature_fields, their_strategy, their_template
+from .native import NativeFormat, their_feature_fields
 
 
 class LlavaFormat(NativeFormat):
@@ -17,17 +16,14 @@ class LlavaFormat(NativeFormat):
 
     MODEL_TYPE: ClassVar[str] = "llava"
     MODEL: ClassVar[str] = "LlavaForConditionalGeneration"
+    PROCESSOR: ClassVar[str] = "LlavaProcessor"
     LAYOUTS: ClassVar[tuple[str, ...]] = ("crop", "pad", "squeeze")
 
-    def fields_of(self, config: Any, processor: Any) -> dict[str, Any]:
-        return {"projector_type": "mlp2x_gelu"} | feature_fields(config)
-
-    def processor_of(self, config: LlavaConfig, processor: Any, given: Given) -> LlavaProcessor:
-        theirs = processor.image_processor
-        layout = "crop" if getattr(theirs, "do_center_crop", None) else "squeeze"
-        if getattr(theirs, "do_pad", None):  # a field of `LlavaImageProcessor`
-            theirs, layout = with_settings_of(theirs, "clip"), "pad"
-        return read_processor(config, theirs, processor, given, image_aspect_ratio=layout)
+    def layout_of(self, image_processor: Any) -> tuple[Any, dict[str, Any]]:
+        if getattr(image_processor, "do_pad", None):  # a field of `LlavaImageProcessor`
+            return with_settings_of(image_processor, "clip"), {"image_aspect_ratio": "pad"}
+        layout = "crop" if getattr(image_processor, "do_center_crop", None) else "squeeze"
+        return image_processor, {"image_aspect_ratio": layout}
 
     def check(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
         super().check(model, processor)
@@ -41,7 +37,7 @@ class LlavaFormat(NativeFormat):
     def config_of(self, config: LlavaConfig, processor: LlavaProcessor) -> Any:
         return TheirConfig(image_seq_length=config.num_image_tokens, **their_feature_fields(config))
 
-    def their_processor(self, config: LlavaConfig, processor: LlavaProcessor) -> Any:
+    def their_image_processor(self, processor: LlavaProcessor) -> Any:
         image_processor = processor.image_processor
         if processor.image_aspect_ratio == "pad":
             image_processor = with_settings_of(image_processor, "llava", do_pad=True)
@@ -49,15 +45,7 @@ class LlavaFormat(NativeFormat):
             height, width = processor.image_size
             size = {"height": height, "width": width}
             image_processor = with_settings_of(image_processor, "llava", size=size, do_center_crop=False)
-        return TheirProcessor(
-            image_processor,
-            processor.tokenizer,
-            patch_size=processor.patch_size,
-            vision_feature_select_strategy=their_strategy(config),
-            chat_template=their_template(processor),
-            image_token=processor.image_token,
-            num_additional_image_tokens=config.num_additional_image_tokens or 0,
-        )
+        return image_processor
 
 
 def crops(processor: LlavaProcessor) -> bool:

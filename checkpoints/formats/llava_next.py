@@ -3,14 +3,13 @@
 from typing import Any, ClassVar
 
 from transformers import LlavaNextConfig as TheirConfig
-from transformers import LlavaNextProcessor as TheirProcessor
 
 from ...modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ...processing import LlavaProcessor
 from ...processing.layout_anyres import NEXT_GRIDS
-from .format_base import CannotExpress, Given
+from .format_base import CannotExpress
 from .image_processors import with_settings_of
-from .native import NativeFormat, feature_fields, read_processor, their_feature_fields, their_strategy, their_template
+from .native import NativeFormat, their_feature_fields
 
 
 class LlavaNextFormat(NativeFormat):
@@ -18,19 +17,14 @@ class LlavaNextFormat(NativeFormat):
 
     MODEL_TYPE: ClassVar[str] = "llava_next"
     MODEL: ClassVar[str] = "LlavaNextForConditionalGeneration"
+    PROCESSOR: ClassVar[str] = "LlavaNextProcessor"
     LAYOUTS: ClassVar[tuple[str, ...]] = ("anyres",)
     NEWLINE: ClassVar[str | None] = "image_newline"
 
-    def fields_of(self, config: Any, processor: Any) -> dict[str, Any]:
-        return {"projector_type": "mlp2x_gelu", "image_line_break": True} | feature_fields(config)
-
-    def processor_of(self, config: LlavaConfig, processor: Any, given: Given) -> LlavaProcessor:
-        plain = with_settings_of(processor.image_processor, "clip")
-        candidates = [list(canvas) for canvas in processor.image_processor.image_grid_pinpoints]
-        options = {"candidates": candidates}
-        return read_processor(
-            config, plain, processor, given, image_aspect_ratio="anyres", image_layout_options=options
-        )
+    def layout_of(self, image_processor: Any) -> tuple[Any, dict[str, Any]]:
+        candidates = [list(canvas) for canvas in image_processor.image_grid_pinpoints]
+        layout = {"image_aspect_ratio": "anyres", "image_layout_options": {"candidates": candidates}}
+        return with_settings_of(image_processor, "clip"), layout
 
     def check(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
         super().check(model, processor)
@@ -48,21 +42,13 @@ class LlavaNextFormat(NativeFormat):
             **their_feature_fields(config),
         )
 
-    def their_processor(self, config: LlavaConfig, processor: LlavaProcessor) -> Any:
+    def their_image_processor(self, processor: LlavaProcessor) -> Any:
         height, width = processor.image_size
         fields = {
             "image_grid_pinpoints": canvases_of(processor, NEXT_GRIDS),
             "crop_size": {"height": height, "width": width},  # the size of a tile, whether it is cropped or not
         }
-        return TheirProcessor(
-            with_settings_of(processor.image_processor, "llava_next", **fields),
-            processor.tokenizer,
-            patch_size=processor.patch_size,
-            vision_feature_select_strategy=their_strategy(config),
-            chat_template=their_template(processor),
-            image_token=processor.image_token,
-            num_additional_image_tokens=config.num_additional_image_tokens or 0,
-        )
+        return with_settings_of(processor.image_processor, "llava_next", **fields)
 
 
 def canvases_of(processor: LlavaProcessor, default: Any) -> list[list[int]]:

@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText
 from ...modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ...processing import LlavaProcessor
 from ...processing.image_plan import view_size
-from ..building import join_parts, token_order
+from ..building import join_parts, processor_for
 from ..measuring import measure_image_tokens
 from ..proof.proving import proof_table, prove
 from ..proof.witness import load_processor
@@ -37,6 +37,7 @@ class NativeFormat(Reader, Writer):
     Attributes:
         MODEL_TYPE: Of its config.
         MODEL: Name of its class in transformers.
+        PROCESSOR: Likewise of its processor's.
         CONNECTORS: The connectors of ours that it can say.
         LAYOUTS: Likewise the layouts of images.
         NEWLINE: Its name for the embedding that ends a row of features; None where it has none.
@@ -44,6 +45,7 @@ class NativeFormat(Reader, Writer):
 
     MODEL_TYPE: ClassVar[str]
     MODEL: ClassVar[str]
+    PROCESSOR: ClassVar[str]
     CONNECTORS: ClassVar[tuple[str, ...]] = ("linear", "mlp2x_gelu")
     LAYOUTS: ClassVar[tuple[str, ...]]
     NEWLINE: ClassVar[str | None] = None
@@ -51,12 +53,8 @@ class NativeFormat(Reader, Writer):
     # ------------------------------------------------------------------------------------------------ in
 
     @abstractmethod
-    def fields_of(self, config: Any, processor: Any) -> dict[str, Any]:
-        """Fields of `LlavaConfig` that their config says in words of its own."""
-
-    @abstractmethod
-    def processor_of(self, config: LlavaConfig, processor: Any, given: Given) -> LlavaProcessor:
-        """Our processor, from theirs."""
+    def layout_of(self, image_processor: Any) -> tuple[Any, dict[str, Any]]:
+        """An image processor for a view, from theirs, and the fields of our processor that say how images are laid out."""
 
     def recognises(self, config: Mapping[str, Any]) -> bool:
         return config.get("model_type") == self.MODEL_TYPE and "vision_config" in config
@@ -76,8 +74,9 @@ class NativeFormat(Reader, Writer):
             text_config=text_config,
             image_token_index=theirs.config.image_token_id,
             view_size=view_size(processor.image_processor),
-            provenance={"backbones": {"vision": str(folder), "language": str(folder)}},
-            **self.fields_of(theirs.config, processor),
+            projector_type="mlp2x_gelu",
+            image_line_break=self.NEWLINE is not None,
+            **feature_fields(theirs.config),
         )
         body = theirs.model
         model = join_parts(config, body.vision_tower, body.language_model, theirs.lm_head, str(folder))
@@ -87,7 +86,17 @@ class NativeFormat(Reader, Writer):
         model.model.multi_modal_projector.load_state_dict(weights, assign=True)
         model.generation_config = theirs.generation_config
         model.config.image_seq_length = measure_image_tokens(model.eval())
-        return model, self.processor_of(model.config, processor, given)
+        image_processor, layout = self.layout_of(processor.image_processor)
+        ours = processor_for(
+            model.config,
+            image_processor,
+            processor.tokenizer,
+            chat_template=given.chat_template or processor.chat_template,
+            image_token=processor.image_token,
+            starts_text_anew=False,
+            **layout,
+        )
+        return model, ours
 
     def prove(self, source: Path, target: Path, view_size: tuple[int, int]) -> list[list[str]]:
         """Both are asked the same, each by transformers in a process without llavakit."""
@@ -100,12 +109,12 @@ class NativeFormat(Reader, Writer):
         """Their config, from ours."""
 
     @abstractmethod
-    def their_processor(self, config: LlavaConfig, processor: LlavaProcessor) -> Any:
-        """Their processor, from ours."""
+    def their_image_processor(self, processor: LlavaProcessor) -> Any:
+        """Their image processor, from ours."""
 
     def check(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
         config, name = model.config, self.MODEL_TYPE
-        options = {option: value for option, value in (config.projector_options or {}).items() if value is not None}
+        pooled = (config.projector_options or {}).get("pooled_tokens")
         if config.image_fusion != "splice":
             raise CannotExpress(
                 f"image_fusion={config.image_fusion!r} puts image features into the layers of the language model, and "
@@ -117,10 +126,10 @@ class NativeFormat(Reader, Writer):
                 f"{' and '.join(map(repr, self.CONNECTORS))}: choose a format that has it, or serve our own class "
                 "(trust_remote_code=True)."
             )
-        if options.get("pooled_tokens") is not None:
+        if pooled is not None:
             raise CannotExpress(
-                f"projector_options={options} average the patches of a view, which {name!r} has no field for: serve our "
-                "own class (trust_remote_code=True)."
+                f"pooled_tokens={pooled} averages the patches of a view, which {name!r} has no field for: serve our own "
+                "class (trust_remote_code=True)."
             )
         if processor.image_aspect_ratio not in self.LAYOUTS:
             raise CannotExpress(
@@ -150,7 +159,18 @@ class NativeFormat(Reader, Writer):
         theirs.model.multi_modal_projector.load_state_dict(weights, assign=True)
         theirs.generation_config = model.generation_config
         theirs.save_pretrained(folder, max_shard_size=max_shard_size)
-        self.their_processor(model.config, processor).save_pretrained(folder)
+        self._their_processor(model.config, processor).save_pretrained(folder)
+
+    def _their_processor(self, config: LlavaConfig, processor: LlavaProcessor) -> Any:
+        return getattr(transformers, self.PROCESSOR)(
+            self.their_image_processor(processor),
+            processor.tokenizer,
+            patch_size=processor.patch_size,
+            vision_feature_select_strategy=their_strategy(config),
+            chat_template=their_template(processor),
+            image_token=processor.image_token,
+            num_additional_image_tokens=config.num_additional_image_tokens or 0,
+        )
 
 
 def check_all_known(folder: Path, info: Mapping[str, Any]) -> None:
@@ -176,23 +196,6 @@ def check_all_known(folder: Path, info: Mapping[str, Any]) -> None:
             f"{folder}: {name} has the shape {tuple(saved)}, and its config asks for {tuple(expected)}. Save or download "
             "them anew, together."
         )
-
-
-def read_processor(config: LlavaConfig, image_processor: Any, processor: Any, given: Given, **fields: Any) -> Any:
-    """Our processor, from the tokenizer and template of theirs, counting as the config was measured."""
-    return LlavaProcessor(
-        image_processor,
-        processor.tokenizer,
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        chat_template=given.chat_template or processor.chat_template,
-        image_token=processor.image_token,
-        num_additional_image_tokens=config.num_additional_image_tokens or 0,
-        image_seq_length=config.image_seq_length,
-        starts_text_anew=False,
-        **token_order(config),
-        **fields,
-    )
 
 
 def their_template(processor: LlavaProcessor) -> Any:

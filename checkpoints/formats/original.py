@@ -24,9 +24,10 @@ from ...modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ...processing import LlavaProcessor
 from ...processing.chat_templates import template_text
 from ...processing.image_plan import view_size
+from ...rows.registry import look_up
 from ...rows.schema import IMAGE_PLACEHOLDER
 from ..backbones import grow_vocabulary, load_language_model, load_vision_tower
-from ..building import join_parts, token_order
+from ..building import join_parts, processor_for
 from ..checkpoint_files import ADAPTER_CONFIG, read_json
 from ..measuring import measure_image_tokens
 from ..proof.proving import Mismatch
@@ -65,8 +66,9 @@ class OriginalReader(Reader):
                 f"{folder}: mm_projector_type={projector_type!r} is no connector that is read: "
                 f"{', '.join(map(repr, CONNECTORS))} are."
             )
+        strategy = look_up(STRATEGIES, said.get("mm_vision_select_feature", "patch"), "mm_vision_select_feature")
         parts = split(read_tensors(folder))
-        causal, tokenizer = _language_model(folder, said, parts["language"], given.base)
+        causal, tokenizer, base = _language_model(folder, said, parts["language"], given.base)
         vision = given.vision or said["mm_vision_tower"]
         tower = _vision_tower(folder, vision, parts["vision"], causal.dtype)
         image_processor = AutoImageProcessor.from_pretrained(vision)
@@ -74,7 +76,7 @@ class OriginalReader(Reader):
         _add_tokens(tokenizer, said)
         image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
         grow_vocabulary(causal, image_token_id + 1)
-        connector = connector_weights(parts["connector"], said)
+        connector = {connector_name(name, said): tensor for name, tensor in parts["connector"].items()}
         if parts["newline"]:
             connector[LINE_BREAK] = parts["newline"][""]
         config = LlavaConfig(
@@ -84,8 +86,9 @@ class OriginalReader(Reader):
             view_size=view_size(image_processor),
             projector_type=projector_type,
             vision_feature_layer=said["mm_vision_select_layer"],
-            vision_feature_select_strategy=STRATEGIES[said.get("mm_vision_select_feature", "patch")],
+            vision_feature_select_strategy=strategy,
             image_line_break=layout_of(said)[0] == "anyres",
+            provenance={"backbones": {"vision": str(vision)} | ({"language": str(base)} if base else {})},
         )
         model = join_parts(config, tower, causal.base_model, causal.get_output_embeddings(), str(folder))
         _fill(model.model.multi_modal_projector, connector, folder, causal.dtype)
@@ -102,10 +105,18 @@ def split(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tens
     """The tensors by part, without what begins their names; those of the language model keep theirs."""
     parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in (*PARTS, "language")}
     for name, tensor in tensors.items():
-        part = next((part for part, start in PARTS.items() if name.startswith(start)), "language")
+        part, rest = part_and_rest(name)
         if not BUFFERS.search(name):
-            parts[part][name.removeprefix(PARTS.get(part, ""))] = tensor
+            parts[part][rest] = tensor
     return parts
+
+
+def part_and_rest(name: str) -> tuple[str, str]:
+    """The part that a tensor is of, and its name without what begins those of the part."""
+    for part, start in PARTS.items():
+        if name.startswith(start):
+            return part, name.removeprefix(start)
+    return "language", name
 
 
 def layout_of(said: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
@@ -130,17 +141,17 @@ def layout_of(said: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
     return "anyres", options | ({"max_views": int(most[1])} if most[1] else {})
 
 
-def connector_weights(weights: Mapping[str, torch.Tensor], said: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The connector's state dict by our names: `0.weight`, `2.weight` are `linear_1.weight`, `linear_2.weight`."""
+def connector_name(name: str, said: Mapping[str, Any]) -> str:
+    """Our name for a tensor of the connector: `0.weight`, `2.weight` are `linear_1.weight`, `linear_2.weight`."""
     if (said.get("mm_projector_type") or "linear") == "linear":
-        return {f"linear.{name}": tensor for name, tensor in weights.items()}
-    return {re.sub(r"^\d+", lambda place: f"linear_{int(place[0]) // 2 + 1}", name): t for name, t in weights.items()}
+        return f"linear.{name}"
+    return re.sub(r"^\d+", lambda place: f"linear_{int(place[0]) // 2 + 1}", name)
 
 
 def _language_model(
     folder: Path, said: Mapping[str, Any], weights: dict[str, Any], base: str | None
-) -> tuple[Any, Any]:
-    """The language model and its tokenizer: the checkpoint's own, or the base with what the checkpoint adds."""
+) -> tuple[Any, Any, str | None]:
+    """The language model and its tokenizer: the checkpoint's own, or the base with what it adds; and the base's name."""
     adapter = read_json(folder / ADAPTER_CONFIG)
     if "lm_head.weight" in weights or "model.norm.weight" in weights:
         if base is not None:
@@ -149,17 +160,8 @@ def _language_model(
         fields = {name: value for name, value in said.items() if not name.startswith("mm_")}
         config = CONFIG_MAPPING[model_type](**{**fields, "model_type": model_type, "architectures": None})
         model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        dtype = next(iter(weights.values())).dtype
-        causal, info = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-        check_all_known(folder, info)
-        return causal, AutoTokenizer.from_pretrained(folder)
+        causal = _with_weights(model_class, config, weights, next(iter(weights.values())).dtype, folder)
+        return causal, AutoTokenizer.from_pretrained(folder), None
     base = base or (adapter or {}).get("base_model_name_or_path") or said.get("_name_or_path")
     if not base:
         raise ValueError(f"{folder} holds no language model and names none: give it by --base.")
@@ -172,7 +174,7 @@ def _language_model(
     if adapter is not None:
         merged: Any = PeftModel.from_pretrained(causal, str(folder))
         causal = merged.merge_and_unload()
-    return causal, tokenizer
+    return causal, tokenizer, base
 
 
 def _vision_tower(folder: Path, vision: str, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
@@ -180,16 +182,18 @@ def _vision_tower(folder: Path, vision: str, weights: dict[str, torch.Tensor], d
     tower: Any = load_vision_tower(vision, dtype=dtype, revision="main", trust_remote_code=False)
     if not weights:
         return tower
-    tower, info = type(tower).from_pretrained(
-        None,
-        config=tower.config,
-        state_dict=weights,
-        dtype=dtype,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
+    return _with_weights(type(tower), tower.config, weights, dtype, folder)
+
+
+def _with_weights(
+    model_class: Any, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, folder: Path
+) -> Any:
+    """A model of a class of transformers with weights from a checkpoint, which are all that it has, and no others."""
+    model, info = model_class.from_pretrained(
+        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
     )
     check_all_known(folder, info)
-    return tower
+    return model
 
 
 def _add_tokens(tokenizer: Any, said: Mapping[str, Any]) -> None:
@@ -222,32 +226,28 @@ def _processor(
     template = template_text(given.chat_template or TEMPLATES[LANGUAGE[said["model_type"]]])
     if said.get("mm_use_im_start_end", False):
         template = re.sub(r"image_token or '<image>'", f"'{IM_START}' ~ (\\g<0>) ~ '{IM_END}'", template)
-    return LlavaProcessor(
+    return processor_for(
+        config,
         image_processor,
         tokenizer,
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
         chat_template=template,
-        num_additional_image_tokens=config.num_additional_image_tokens or 0,
         image_aspect_ratio=layout,
         image_layout_options=options,
-        image_seq_length=config.image_seq_length,
-        **token_order(config),
     )
 
 
 def our_name(name: str, said: Mapping[str, Any]) -> str:
     """What a tensor of theirs is called in ours."""
-    if name == PARTS["newline"]:
+    part, rest = part_and_rest(name)
+    if part == "newline":
         return f"model.multi_modal_projector.{LINE_BREAK}"
-    for part, start in PARTS.items():
-        if name.startswith(start):
-            rest = name.removeprefix(start)
-            if part == "connector":
-                [rest] = connector_weights({rest: torch.empty(0)}, said)
-                return f"model.multi_modal_projector.{rest}"
-            return f"model.vision_tower.{rest.removeprefix('vision_model.')}"
-    return re.sub(r"^model\.", "model.language_model.", name)
+    if part == "connector":
+        return f"model.multi_modal_projector.{connector_name(rest, said)}"
+    if part == "vision":
+        return f"model.vision_tower.{rest.removeprefix('vision_model.')}"
+    if said.get("tie_word_embeddings") and rest == "lm_head.weight":
+        rest = "model.embed_tokens.weight"
+    return re.sub(r"^model\.", "model.language_model.", rest)
 
 
 def tensors_kept(source: Path, target: Path) -> list[list[str]]:
@@ -265,6 +265,6 @@ def tensors_kept(source: Path, target: Path) -> list[list[str]]:
         # The vocabulary has grown by the image token
         if mine is None or not torch.equal(mine[: tensor.shape[0]] if tensor.ndim else mine, tensor.to(mine.dtype)):
             raise Mismatch(f"{name} of {source} is not in what was made of it. Nothing was kept.")
-        part = next((part for part, start in PARTS.items() if name.startswith(start)), "language model")
+        part, _ = part_and_rest(name)
         counts[part] = counts.get(part, 0) + 1
     return [["part", "tensors", "in ours"], *([part, f"{count:,}", "same bits"] for part, count in counts.items())]

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from ...modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ...modeling_llava.model_parts import part_of
 from ...processing import LlavaProcessor
 from ...processing.layout_anyres import NEXT_GRIDS, ONEVISION_GRIDS
-from ..loading import load_model
 from ..proof.proving import Mismatch
 from .connector_names import LINE_BREAK
 from .format_base import CannotExpress, Given, Writer
 from .llava_next import canvases_of
 from .original import CONNECTORS, LANGUAGE, PARTS, STRATEGIES, TEMPLATES, OriginalReader
+from .tensor_files import read_tensors
 
 ARCHITECTURES = {
     "llama": "LlavaLlamaForCausalLM",
@@ -54,6 +54,11 @@ class OriginalWriter(Writer):
                     f"{name}={value!r}: the original code has {' and '.join(map(repr, known))} there. Serve our own class "
                     "(trust_remote_code=True)."
                 )
+        if not vision_name(config):
+            raise CannotExpress(
+                f"provenance in config.json is {config.provenance} and names no vision encoder, which the original code loads "
+                'by name: write its path or Hub id there, as {"backbones": {"vision": NAME}}.'
+            )
 
     def write(
         self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path, max_shard_size: str
@@ -70,10 +75,13 @@ class OriginalWriter(Writer):
 
         Their classes are not at hand to be asked; that ours says what they say is what the project's tests show.
         """
-        ours = load_model(source, dtype="auto")
-        vision = ours.config.provenance["backbones"]["vision"]
-        back, _ = OriginalReader().read(target, Given(vision=vision))
-        return same_tensors(ours, back)
+        back, _ = OriginalReader().read(target, Given())
+        return same_tensors(read_tensors(source), back)
+
+
+def vision_name(config: LlavaConfig) -> str:
+    """Path or Hub id of the encoder that a model was built from, or of a model that contains it; "" where none is known."""
+    return str(((config.provenance or {}).get("backbones") or {}).get("vision", ""))
 
 
 def config_of(config: LlavaConfig, processor: LlavaProcessor) -> dict[str, Any]:
@@ -86,7 +94,7 @@ def config_of(config: LlavaConfig, processor: LlavaProcessor) -> dict[str, Any]:
         "use_mm_proj": True,
         "mm_hidden_size": config.vision_config.hidden_size,
         "mm_projector_type": config.projector_type,
-        "mm_vision_tower": str(((config.provenance or {}).get("backbones") or {}).get("vision", "")),
+        "mm_vision_tower": vision_name(config),
         "mm_vision_select_layer": config.vision_feature_layer,
         "mm_vision_select_feature": {ours: theirs for theirs, ours in STRATEGIES.items()}[
             config.vision_feature_select_strategy
@@ -128,16 +136,18 @@ def tensors_of(model: LlavaForConditionalGeneration) -> Iterator[tuple[str, torc
         yield f"{PARTS['vision']}vision_model.{name.removeprefix('vision_model.')}", tensor
 
 
-def same_tensors(ours: Any, back: Any) -> list[list[str]]:
-    """A table of what two models hold, part by part.
+def same_tensors(ours: Mapping[str, torch.Tensor], back: Any) -> list[list[str]]:
+    """A table of what a checkpoint and a model read back hold, part by part.
 
     Raises:
-        Mismatch: A tensor differs; it is named.
+        Mismatch: A tensor differs, or one of the two has more; it is named.
     """
-    mine, theirs = ours.state_dict(), back.state_dict()
-    for name, tensor in mine.items():
-        if name not in theirs or not torch.equal(tensor, theirs[name]):
+    theirs = back.state_dict()
+    if back.config.tie_word_embeddings:  # one tensor by two names, of which a checkpoint has the first
+        theirs.pop("lm_head.weight")
+    for name in sorted(ours.keys() | theirs.keys()):
+        if name not in ours or name not in theirs or not torch.equal(ours[name], theirs[name]):
             raise Mismatch(f"{name} is not what it was, read back. Nothing was written.")
-    parts = [part_of(name) for name in mine]
+    parts = [part_of(name) for name in ours]
     lines = [[part, str(parts.count(part)), "same bits"] for part in dict.fromkeys(parts)]
     return [["part", "tensors", "read back"], *lines]

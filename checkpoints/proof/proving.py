@@ -64,9 +64,7 @@ def prove(source: Path, target: Path, view_size: tuple[int, int]) -> list[Compar
         conversations = proof_conversations(view_size, folder)
         (folder / "conversations.json").write_text(json.dumps(conversations), encoding="utf-8")
         said = [_ask(checkpoint, folder, folder / name) for name, checkpoint in (("a", source), ("b", target))]
-    compared = [
-        compare(conversation, *(tell(index) for tell in said)) for index, conversation in enumerate(conversations)
-    ]
+    compared = [compare(*each) for each in zip(conversations, *said, strict=True)]
     check(compared, source, target)
     return compared
 
@@ -82,21 +80,23 @@ def check(compared: list[Compared], source: Path | str, target: Path | str) -> N
             )
 
 
-def _ask(checkpoint: Path, folder: Path, out: Path) -> Any:
-    """What a checkpoint says, by the number of the conversation."""
+def _ask(checkpoint: Path, folder: Path, out: Path) -> list[dict[str, Any]]:
+    """What a checkpoint says to each conversation."""
     out.mkdir()
     command = [sys.executable, "-I", witness.__file__, str(checkpoint), str(folder / "conversations.json"), str(out)]
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode != 0:
         raise CannotAsk(f"{checkpoint} cannot be asked:\n{ran.stderr.strip()[-2000:]}")
-    tensors, texts = load_file(out / "tensors.safetensors"), json.loads((out / "texts.json").read_text("utf-8"))
+    return read_record(out)
 
-    def of(index: int) -> dict[str, Any]:
-        start = f"{index}."
-        mine = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-        return {**mine, **texts[index]}
 
-    return of
+def read_record(out: Path) -> list[dict[str, Any]]:
+    """What `witness.record` wrote: tensors and texts by their names, a conversation each."""
+    told: list[dict[str, Any]] = json.loads((out / "texts.json").read_text("utf-8"))
+    for name, tensor in load_file(out / "tensors.safetensors").items():
+        index, _, name = name.partition(".")
+        told[int(index)][name] = tensor
+    return told
 
 
 def compare(conversation: list[Any], a: dict[str, Any], b: dict[str, Any]) -> Compared:

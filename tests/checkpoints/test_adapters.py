@@ -166,6 +166,13 @@ def test_the_command_writes_a_whole_model(adapter: Path, tiny_llava: str, tmp_pa
     assert not (tmp_path / "again").exists()
 
 
+def test_another_format_is_written_of_the_merged_model_alone(adapter: Path, tiny_llava: str, tmp_path: Path, capsys):
+    assert main(["export", str(adapter), "--format", "llava", "-o", str(tmp_path / "theirs")]) == 1
+    said = capsys.readouterr().err
+    assert f"is an adapter of {tiny_llava}" in said and f"llavakit export {adapter} --merge -o MERGED" in said
+    assert not (tmp_path / "theirs").exists()
+
+
 @pytest.mark.parametrize("lost", ["multi_modal_projector.linear.weight", "layers.0.self_attn.q_proj.lora_A.weight"])
 def test_an_adapter_that_lost_what_was_trained_is_refused(adapter: Path, lost: str):
     """As if the connector had not been saved; PEFT stops without a word, or goes on with new weights."""

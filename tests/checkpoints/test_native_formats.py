@@ -20,7 +20,7 @@ from llavakit.checkpoints.formats import READERS, WRITERS
 from llavakit.checkpoints.formats.format_base import CannotExpress, Given
 from llavakit.checkpoints.loading import load_model, load_processor
 from llavakit.checkpoints.proof.prompts import proof_conversations
-from llavakit.checkpoints.proof.proving import Compared, compare
+from llavakit.checkpoints.proof.proving import Compared, compare, read_record
 from llavakit.checkpoints.proof.witness import record
 from llavakit.cli import main
 
@@ -63,11 +63,7 @@ def said(checkpoint: Path, tmp_path: Path) -> tuple[list[Any], Any]:
         folder.mkdir(exist_ok=True)
     conversations = proof_conversations((28, 28), pictures)
     record(str(checkpoint), conversations, out)
-    tensors, texts = load_file(out / "tensors.safetensors"), json.loads((out / "texts.json").read_text())
-    return conversations, [
-        {name.split(".")[1]: tensor for name, tensor in tensors.items() if name.startswith(f"{index}.")} | text
-        for index, text in enumerate(texts)
-    ]
+    return conversations, read_record(out)
 
 
 def compared(a: Path, b: Path, tmp_path: Path) -> list[Compared]:
@@ -181,7 +177,7 @@ CANNOT = {
     "tiles as one view": ("llava", NEXT, "image_aspect_ratio='anyres'.*'crop' and 'pad' and 'squeeze'"),
     "one view as tiles": ("llava_next", {}, "image_aspect_ratio='crop'.*'anyres'"),
     "three layers": ("llava", {"projector_type": "mlp3x_gelu"}, "projector_type='mlp3x_gelu' is no connector of"),
-    "fewer tokens": ("llava", {"projector_options": {"pooled_tokens": 4}}, "pooled_tokens.*average the patches"),
+    "fewer tokens": ("llava", {"projector_options": {"pooled_tokens": 4}}, "pooled_tokens=4 averages the patches"),
     "a crop that its processor does not make": ("llava", {"encoder": "SigLIP"}, "'crop' takes the centre"),
     "registers": ("llava", {"encoder": "DINOv2 with registers"}, "leaves out 4 features before the patches"),
     "interpolated": (

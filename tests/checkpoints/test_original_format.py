@@ -162,6 +162,32 @@ def test_what_is_written_has_the_original_names_and_fields(
     assert READERS["original"].recognises(said) and not READERS["llava"].recognises(said)
 
 
+def test_what_was_imported_is_exported_again(llava_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """Of the original, whose encoder is known by the name in its config, and of a class that holds its encoder."""
+    checkpoint = llava_checkpoint(**VARIANTS["1.5"])
+    write_original("1.5", checkpoint, tmp_path / "original")
+    assert main(["export", str(checkpoint), "--format", "llava", "-o", str(tmp_path / "native")]) == 0
+    vision = {"original": str(checkpoint.parent / "vision"), "native": str(tmp_path / "native")}
+    for name, encoder in vision.items():
+        ours, again = tmp_path / f"{name}-ours", tmp_path / f"{name}-again"
+        assert main(["import", str(tmp_path / name), "-o", str(ours)]) == 0
+        assert load_model(ours).config.provenance["backbones"]["vision"] == encoder
+        assert main(["export", str(ours), "--format", "original", "-o", str(again)]) == 0
+        assert json.loads((again / "config.json").read_text())["mm_vision_tower"] == encoder
+    first, again = (load_file(tmp_path / name / "model.safetensors") for name in ("original", "original-again"))
+    assert all(torch.equal(tensor, again[name][: len(tensor)]) for name, tensor in first.items())
+
+
+def test_tied_embeddings_that_were_saved_twice_are_one(
+    llava_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tied = llava_checkpoint(text={"tie_word_embeddings": True})
+    ours = write_original("v1", tied, tmp_path / "original", as_bin=True)
+    assert ours.lm_head.weight is ours.model.language_model.embed_tokens.weight
+    import_checkpoint(tmp_path / "original", tmp_path / "imported")
+    assert torch.equal(load_model(tmp_path / "imported").lm_head.weight, ours.lm_head.weight)
+
+
 def test_lora_is_merged_and_the_connector_beside_it_is_read(
     llava_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -245,6 +271,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         change("mm_projector_type", "cabstract"),
         "'cabstract' is no connector that is read: 'linear'",
     ),
+    "unknown features": (
+        change("mm_vision_select_feature", "cls"),
+        "mm_vision_select_feature='cls' is unknown; choose one of 'patch', 'cls_patch'",
+    ),
     "an unknown layout": (
         change("image_aspect_ratio", "highres"),
         "'highres' with .* is no layout of images that is read",
@@ -266,5 +296,9 @@ def test_what_is_not_understood_is_named(name: str, llava_checkpoint: Callable[.
 
 def test_what_the_original_cannot_say_is_refused(llava_checkpoint: Callable[..., Path]) -> None:
     checkpoint = llava_checkpoint(image_aspect_ratio="squeeze")
+    model, processor = load_model(checkpoint), load_processor(checkpoint)
     with pytest.raises(CannotExpress, match="image_aspect_ratio='squeeze': the original code has 'crop' and 'pad'"):
-        WRITERS["original"].check(load_model(checkpoint), load_processor(checkpoint))
+        WRITERS["original"].check(model, processor)
+    processor.image_aspect_ratio, model.config.provenance = "crop", None
+    with pytest.raises(CannotExpress, match="provenance .*names no vision encoder, .*write its path or Hub id there"):
+        WRITERS["original"].check(model, processor)

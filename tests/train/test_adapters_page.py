@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from llavakit.checkpoints.adapters import adapter_facts
 from llavakit.checkpoints.loading import load_model
@@ -57,7 +58,8 @@ def run(python: WarmPython, desk: Path, name: str) -> str:
 @pytest.mark.slow
 def test_the_page_from_top_to_bottom(warm_python: WarmPython, desk: Path):
     assert list(BLOCKS) == [
-        *("bash train", "bash qlora", "bash use", "python load", "bash continue", "bash merge", "python merged")
+        *("bash train", "bash qlora", "bash use", "python load", "bash continue", "bash merge"),
+        *("bash export", "python merged"),
     ]
     said = run(warm_python, desk, "bash train")
     assert re.search(r"connector .*\(100\.00%\)  learns at 2e-05", said)
@@ -69,7 +71,9 @@ def test_the_page_from_top_to_bottom(warm_python: WarmPython, desk: Path):
     assert adapter_facts(desk / "checkpoints" / "adapter-2") is not None
     assert adapter_facts(desk / "checkpoints" / "whole") is None
     assert "LoRA, r 128, alpha 256, dropout 0.05, rounded off: 0.0%" in run(warm_python, desk, "python merged")
-    load_model(desk / "checkpoints" / "merged")
+    run(warm_python, desk, "bash export")
+    one, merged = (load_model(desk / "checkpoints" / name).state_dict() for name in ("one", "merged"))
+    assert one.keys() == merged.keys() and all(torch.equal(tensor, merged[name]) for name, tensor in one.items())
 
 
 @pytest.mark.slow
