@@ -19,7 +19,8 @@ from pathlib import Path
 WORDS = [f"word{number}" for number in range(2000)]
 
 
-def write_model(folder: Path, tokenizer_folder: str | None) -> None:
+def write_model(folder: Path, tokenizer_folder: str | None = None, **sizes: int) -> None:
+    """An untrained miniature; `sizes` are fields of the language model's config."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (
         AutoTokenizer,
@@ -51,7 +52,7 @@ def write_model(folder: Path, tokenizer_folder: str | None) -> None:
     else:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.save_pretrained(folder / "language")
-    language = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    language = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2} | sizes
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **language)).save_pretrained(folder / "language")
     model = build_llava(str(folder / "vision"), str(folder / "language"), chat_template="vicuna_v1")
     save_llava(*model, folder / "llava")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from .image_geometry import Placement
 from .image_inputs import pad_to_square
-from .image_plan import ImageLayout, Mosaic, View, resampling
+from .image_plan import ImageLayout, Mosaic, View, resized
 from .layout_anyres import AnyResLayout
 from .layout_native import NativeLayout
 from .layout_tiles import TilesLayout
@@ -54,7 +54,7 @@ class SqueezeLayout(SingleViewLayout):
     """The whole of an image stretched onto the view, as encoders are trained that never crop (SigLIP, arXiv:2303.15343)."""
 
     def frame(self, image: Image.Image, view: View, image_processor: Any) -> Image.Image:
-        return image.resize((view.width, view.height), resampling(image_processor))
+        return resized(image, view.width, view.height, image_processor)
 
     def placement(self, width: int, height: int, view: View) -> Placement:
         return Placement.stretched(width, height, (view.width, view.height))

@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from PIL import Image
+from transformers.image_utils import SizeDict
 
 from .image_geometry import Placement
 from .image_inputs import crop_to_square, trim_strip
@@ -198,6 +201,19 @@ def resampling(image_processor: Any) -> Image.Resampling:
     return Image.Resampling.BICUBIC if named is None else Image.Resampling(named)
 
 
+def resized(image: Image.Image, width: int, height: int, image_processor: Any) -> Image.Image:
+    """An RGB image at another size, as its image processor resizes: by PIL, or by torchvision where that is installed.
+
+    The two round differently, by a grey level here and there; so layouts do what transformers' processors do with it.
+    """
+    resample = resampling(image_processor)
+    if getattr(image_processor, "backend", "pil") != "torchvision":
+        return image.resize((width, height), resample)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    made = image_processor.resize(pixels, SizeDict(height=height, width=width), resample)
+    return Image.fromarray(made.permute(1, 2, 0).numpy())
+
+
 def corners_of_tiles(canvas: Image.Image | Placement, view: View) -> list[tuple[int, int]]:
     """Left and top, in pixels, of each view that a canvas is cut into, row by row."""
     return [(left, top) for top in range(0, canvas.height, view.height) for left in range(0, canvas.width, view.width)]
@@ -268,7 +284,7 @@ class ImageLayout(ABC):
         """The one view of an upright RGB frame of a video: its centre, unless a layout shows an image of one view
         otherwise."""
         if self.cuts_to_size:
-            return crop_to_square(image).resize((view.width, view.height), resampling(image_processor))
+            return resized(crop_to_square(image), view.width, view.height, image_processor)
         # One that crops does so after it has resized, as CLIP was trained
         return (trim_strip if getattr(image_processor, "do_center_crop", None) else crop_to_square)(image)
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from .image_geometry import Placement
-from .image_plan import ImageLayout, Mosaic, View, corners_of_tiles, resampling, tiles_of
+from .image_plan import ImageLayout, Mosaic, View, corners_of_tiles, resized, tiles_of
 
 # Rows and columns of tiles. Of canvases that are as good, the one that is named first is taken.
 NEXT_GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
@@ -90,12 +90,11 @@ class AnyResLayout(ImageLayout):
         return [overview, Mosaic((rows, columns), view, kept, self._pooled(*kept[2:], view), line_break=True)]
 
     def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
-        resample = resampling(image_processor)
         placement = self.placement(*image.size, view)
         canvas = Image.new("RGB", (placement.width, placement.height))
-        size = _size_on_canvas(*image.size, *canvas.size)
-        canvas.paste(image.resize(size, resample), (int(placement.left), int(placement.top)))
-        return [image.resize((view.width, view.height), resample), *tiles_of(canvas, view)]
+        across, down = _size_on_canvas(*image.size, *canvas.size)
+        canvas.paste(resized(image, across, down, image_processor), (int(placement.left), int(placement.top)))
+        return [resized(image, view.width, view.height, image_processor), *tiles_of(canvas, view)]
 
     def placement(self, width: int, height: int, view: View) -> Placement:
         rows, columns = self._grid(width, height, view)

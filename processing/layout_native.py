@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .image_geometry import Placement
-from .image_plan import ImageLayout, Mosaic, View, resampling
+from .image_plan import ImageLayout, Mosaic, View, resized
 from .video_frames import Video
 
 
@@ -103,7 +103,7 @@ class NativeLayout(ImageLayout):
 
     def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
         [mosaic] = self.mosaics(*image.size, view)
-        return [image.resize(mosaic.size, resampling(image_processor))]
+        return [resized(image, *mosaic.size, image_processor)]
 
     def placement(self, width: int, height: int, view: View) -> Placement:
         [mosaic] = self.mosaics(width, height, view)
@@ -146,8 +146,8 @@ class NativeLayout(ImageLayout):
             as_it_is = {"do_resize": False, "return_tensors": "np"}
             as_it_is |= {"do_center_crop": False} if getattr(image_processor, "do_center_crop", None) else {}
             as_it_is |= {"max_num_patches": shape[0] * shape[1]} if makes_patches(image_processor) else {}
-            resized = picture.resize(mosaic.size, resampling(image_processor))
-            [made] = image_processor([resized], **{**options, **as_it_is})["pixel_values"]
+            shown = resized(picture, *mosaic.size, image_processor)
+            [made] = image_processor([shown], **{**options, **as_it_is})["pixel_values"]
             patches = made if made.ndim == 2 else _patches_of(made, sides)
             if len(patches) != shape[0] * shape[1]:
                 raise ValueError(

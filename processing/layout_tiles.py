@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from .image_geometry import Placement
-from .image_plan import ImageLayout, Mosaic, View, corners_of_tiles, resampling, tiles_of
+from .image_plan import ImageLayout, Mosaic, View, corners_of_tiles, resized, tiles_of
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,10 @@ class TilesLayout(ImageLayout):
 
     def cut(self, image: Image.Image, view: View, image_processor: Any) -> list[Image.Image]:
         rows, columns = self.tile_grid(*image.size, view)
-        resample = resampling(image_processor)
-        tiles = tiles_of(image.resize((columns * view.width, rows * view.height), resample), view)
+        tiles = tiles_of(resized(image, columns * view.width, rows * view.height, image_processor), view)
         if not self.thumbnail or len(tiles) == 1:
             return tiles
-        return [*tiles, image.resize((view.width, view.height), resample)]
+        return [*tiles, resized(image, view.width, view.height, image_processor)]
 
     def placement(self, width: int, height: int, view: View) -> Placement:
         rows, columns = self.tile_grid(width, height, view)

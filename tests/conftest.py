@@ -30,6 +30,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # A tracker that happens to be installed must not open a run for a test.
 os.environ["WANDB_MODE"] = "disabled"
 
+# Processors again with torchvision, see `.ci/run`
+if folder := os.environ.get("LLAVAKIT_TEST_TORCHVISION"):
+    from .torchvision_beside import put_on_path
+
+    put_on_path(folder)
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so all they start; some tests press it.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
