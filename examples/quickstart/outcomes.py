@@ -4,8 +4,10 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -52,7 +54,7 @@ def outcomes(
 ) -> dict[str, dict[str, Any]]:
     """What each run left, by its name: the fields of `Outcome`.
 
-    Each runs in a process of its own, so that its memory is its own too.
+    Each runs in a process of its own (see `SideProcess.submit`), so that its memory is its own too.
 
     Args:
         folder: With the backbones and the rows, as `Quickstart.prepare` leaves them.
@@ -62,17 +64,23 @@ def outcomes(
     """
     (folder / OUTCOMES).mkdir(exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // PROCESSES)
+    free: SimpleQueue[SideProcess] = SimpleQueue()
 
     def outcome_of(job: tuple[Run, Sequence[Item]]) -> dict[str, Any]:
         run, exam = job
         path = folder / OUTCOMES / f"{run.name}.json"
         if not path.is_file():
-            with SideProcess(threads) as side:
-                outcome = side.submit(train_and_ask, folder, run, exam, seed, False).result()
+            side = free.get()
+            try:
+                outcome = side.submit(train_and_ask, folder, run, exam, seed, False, apart=True).result()
+            finally:
+                free.put(side)
             with replacing(path) as partial:
                 partial.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
         return json.loads(path.read_text(encoding="utf-8"))
 
-    with ThreadPoolExecutor(PROCESSES) as pool:
+    with ExitStack() as stack, ThreadPoolExecutor(PROCESSES) as pool:
+        for _ in range(PROCESSES):
+            free.put(stack.enter_context(SideProcess(threads)))
         bar = tqdm(pool.map(outcome_of, runs), total=len(runs), desc=description)
         return {run.name: outcome for (run, _), outcome in zip(runs, bar, strict=True)}

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -28,6 +26,8 @@ from llavakit.evaluation.metrics.scoring import Result, score
 from llavakit.quickstart.evaluate import Item, make_exam
 from llavakit.quickstart.world import COLOURS, SHAPES, held_out_pairs
 from llavakit.rows.loading import load_conversations
+
+from ..warm_python import WarmPython
 
 PAIRS = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
 
@@ -148,15 +148,16 @@ def test_report_says_what_was_found(items: list[Item], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_call_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_killed_call_is_gone_on_with(warm_python: WarmPython, tmp_path: Path) -> None:
     """Killed once while it prepares and once between runs; what was finished is not run again."""
     folder = tmp_path / "ablations"
-    command = [sys.executable, "-m", "llavakit.cli", "ablations", "--output_dir", str(folder), "--scale", "0.01"]
+    command = ["-m", "llavakit.cli", "ablations", "--output_dir", folder, "--scale", "0.001"]
+    said = tmp_path / "said"
 
     def kill_when(ready: Path) -> None:
-        process = subprocess.Popen(command, start_new_session=True)
+        process = warm_python.start(command, said)
         while not any(ready.parent.glob(ready.name)):
-            assert process.poll() is None
+            assert process.poll() is None, said.read_text()
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -165,13 +166,13 @@ def test_a_killed_call_is_gone_on_with(tmp_path: Path) -> None:
     kill_when(folder / "seed-0" / "outcomes" / "*.json")
     outcomes = folder / "seed-0" / "outcomes"
     finished = {path: path.stat().st_mtime_ns for path in outcomes.glob("*.json")}
-    subprocess.run(command, check=True)
+    assert warm_python.start(command, said).wait() == 0, said.read_text()
     results = json.loads((folder / "results.json").read_text())
     assert finished and all(path.stat().st_mtime_ns == when for path, when in finished.items())
     assert {run["run"] for run in results["runs"]} == {path.stem for path in outcomes.glob("*.json")}
     assert {run["exam"] for run in results["runs"]} == set(EXAMS)
     assert (folder / "seed-0" / SCIENCE / "test").is_dir() and (folder / "report.html").is_file()
-    with pytest.raises(ValueError, match="at scale 0.01, not 0.02; choose a new folder"):
+    with pytest.raises(ValueError, match="at scale 0.001, not 0.02; choose a new folder"):
         run_ablations(str(folder), scale=0.02)
 
 

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -21,6 +19,8 @@ from llavakit.compare.report import summarize, write_report
 from llavakit.compare.wide import VIEW_SIDE, WIDE_SIZE, widen, widened_exam
 from llavakit.quickstart.evaluate import Item, make_exam
 from llavakit.quickstart.world import COLOURS, SHAPES, draw_scene, held_out_pairs, sample_scene
+
+from ..warm_python import WarmPython
 
 PAIRS = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
 
@@ -93,16 +93,16 @@ def test_report_says_what_was_found(items: list[Item], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_call_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_killed_call_is_gone_on_with(warm_python: WarmPython, tmp_path: Path) -> None:
     """Killed once while it prepares and once between runs; what was finished is not run again. Every choice can learn."""
     folder = tmp_path / "compare"
-    command = [sys.executable, "-m", "llavakit.cli", "compare", "--output_dir", str(folder)]
-    command += ["--scale", "0.01", "--seeds", "0"]
+    command = ["-m", "llavakit.cli", "compare", "--output_dir", folder, "--scale", "0.001", "--seeds", "0"]
+    said = tmp_path / "said"
 
     def kill_when(ready: Path) -> None:
-        process = subprocess.Popen(command, start_new_session=True)
+        process = warm_python.start(command, said)
         while not any(ready.parent.glob(ready.name)):
-            assert process.poll() is None
+            assert process.poll() is None, said.read_text()
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -110,7 +110,7 @@ def test_a_killed_call_is_gone_on_with(tmp_path: Path) -> None:
     kill_when(folder / "seed-0" / "small" / "align.json")
     kill_when(folder / "seed-0" / "small" / "outcomes" / "*.json")
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("seed-0/*/outcomes/*.json")}
-    subprocess.run(command, check=True)
+    assert warm_python.start(command, said).wait() == 0, said.read_text()
     results = json.loads((folder / "results.json").read_text())
     assert finished and all(path.stat().st_mtime_ns == when for path, when in finished.items())
     for name, part in PARTS.items():
@@ -121,7 +121,7 @@ def test_a_killed_call_is_gone_on_with(tmp_path: Path) -> None:
     assert tokens["linear"] == 16 and tokens["linear, pooled to 4"] == tokens["pixel_shuffle_mlp"] == 4
     assert tokens["tiles"] == 4 * 16 and tokens["anyres"] == 4 * 16 + 4 and tokens["anyres, resampled to 16"] == 16
     assert tokens["gated cross-attention"] == 1
-    with pytest.raises(ValueError, match="at scale 0.01, not 0.02; choose a new folder"):
+    with pytest.raises(ValueError, match="at scale 0.001, not 0.02; choose a new folder"):
         run_compare(str(folder), scale=0.02)
 
 

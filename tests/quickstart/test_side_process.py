@@ -2,10 +2,12 @@
 
 import operator
 import os
+import time
+from pathlib import Path
 
 import pytest
 
-from llavakit.quickstart.side_process import SideProcess
+from llavakit.quickstart.side_process import FORKS, SideProcess
 
 from ..warm_python import WarmPython
 
@@ -23,9 +25,32 @@ def test_results_and_errors_come_back_in_order():
         os.kill(pid, 0)
 
 
-def test_a_sudden_end_is_an_error():
-    with SideProcess(threads=1) as side, pytest.raises(RuntimeError, match="ended early"):
-        side.submit(os._exit, 1).result()
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_sudden_end_is_an_error(apart: bool):
+    with SideProcess(threads=1) as side:
+        with pytest.raises(RuntimeError, match="ended early"):
+            side.submit(os._exit, 1, apart=apart).result()
+        if apart:  # and of that process alone
+            assert side.submit(operator.add, 1, 1).result() == 2
+
+
+@pytest.mark.skipif(not FORKS, reason="only Linux forks")
+def test_what_runs_apart_has_a_process_of_its_own_that_ends_with_the_other():
+    with SideProcess(threads=1) as side:
+        other = side.submit(os.getpid).result()
+        first, second = (side.submit(os.getpid, apart=True).result() for _ in range(2))
+        assert len({os.getpid(), other, first, second}) == 4
+        with pytest.raises(ZeroDivisionError):
+            side.submit(operator.floordiv, 1, 0, apart=True).result()
+        side.submit(time.sleep, 600, apart=True)
+        children = Path(f"/proc/{other}/task/{other}/children")
+        while not children.read_text().strip():
+            time.sleep(0.01)
+        sleeping = int(children.read_text())
+    until = time.monotonic() + 20
+    while Path(f"/proc/{sleeping}").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{sleeping}").exists()
 
 
 def test_a_script_that_is_in_no_file_may_use_it(warm_python: WarmPython):
