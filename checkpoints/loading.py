@@ -4,7 +4,7 @@ import contextlib
 import os
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from .adapter_files import base_name, base_options, put_on
 from .checkpoint_files import base_of
 from .damage import find_damage
 
+DIFFERENT = ": config and weights are of different models. Save or download them anew, together."
+
 
 class DamagedFile(ValueError):
     """A file of a checkpoint cannot be read, or would do more than be read. Nothing in it was run."""
@@ -26,7 +28,7 @@ def load_model(path: str | os.PathLike, **options: Any) -> Any:
 
     Raises:
         DamagedFile: A file of it is damaged; it is named.
-        ValueError: Its weights lack some that its config asks for.
+        ValueError: Its weights lack some that its config asks for, or have other shapes.
         OSError: There is no checkpoint of that name.
     """
     with naming_damage(path):
@@ -39,15 +41,33 @@ def load_model(path: str | os.PathLike, **options: Any) -> Any:
 
 def _load_whole(path: str | os.PathLike, **options: Any) -> Any:
     with naming_damage(path):
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **options)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            path, **{**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        )
     model, info = loaded
+    check_whole(path, info)
+    return model
+
+
+def check_whole(path: str | os.PathLike, info: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights which its config asks for: those would be random.
+
+    Args:
+        path: Folder or Hub id.
+        info: What `from_pretrained` says of the loading; with `ignore_mismatched_sizes`, or a shape is an error of its own
+            that names no file.
+
+    Raises:
+        ValueError: Naming a tensor that is missing, or of another shape.
+    """
     if missing := sorted(info["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"{path}: its weights lack {missing[0]!r}{more}, which its config asks for{DIFFERENT}")
+    if mismatched := sorted(info.get("mismatched_keys") or ()):
+        name, saved, expected = mismatched[0]
         raise ValueError(
-            f"{path}: its weights lack {missing[0]!r}{more}, which its config asks for and which would be random: config "
-            "and weights are of different models. Save or download them anew, together."
+            f"{path}: {name!r} has the shape {tuple(saved)}, and its config asks for {tuple(expected)}{DIFFERENT}"
         )
-    return model
 
 
 def load_processor(path: str | os.PathLike, **options: Any) -> Any:

@@ -21,6 +21,7 @@ from ...modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ...processing import LlavaProcessor
 from ...processing.image_plan import view_size
 from ..building import join_parts, processor_for
+from ..loading import DIFFERENT, check_whole
 from ..measuring import measure_image_tokens
 from ..proof.proving import proof_table, prove
 from ..proof.witness import load_processor
@@ -181,21 +182,14 @@ def check_all_known(folder: Path, info: Mapping[str, Any]) -> None:
         info: What `from_pretrained` says of the loading.
 
     Raises:
-        ValueError: Naming the tensors that are missing, not understood, or of another shape.
+        ValueError: Naming a tensor that is not understood, missing, or of another shape.
     """
-    for what, key in (("lacks", "missing_keys"), ("has, beside those of its config,", "unexpected_keys")):
-        if names := sorted(info[key]):
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(
-                f"{folder} {what} {names[0]}{more}: config and weights are of different models. Save or download them "
-                "anew, together."
-            )
-    if mismatched := sorted(info.get("mismatched_keys") or ()):
-        name, saved, expected = mismatched[0]
+    if unknown := sorted(info["unexpected_keys"]):
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise ValueError(
-            f"{folder}: {name} has the shape {tuple(saved)}, and its config asks for {tuple(expected)}. Save or download "
-            "them anew, together."
+            f"{folder}: its weights have {unknown[0]!r}{more}, which its config does not ask for{DIFFERENT}"
         )
+    check_whole(folder, info)
 
 
 def their_template(processor: LlavaProcessor) -> Any:

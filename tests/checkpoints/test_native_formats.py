@@ -279,9 +279,12 @@ def unknown_type(folder: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a tensor is missing": (lack_one, "lacks .*lm_head.weight"),
-    "a tensor is not understood": (have_one_more, "has, beside those of its config, model.reader.weight"),
-    "a tensor has another shape": (reshape_one, r"linear_1.weight has the shape \(32, 33\)"),
+    "a tensor is missing": (lack_one, "weights lack .*lm_head.weight"),
+    "a tensor is not understood": (
+        have_one_more,
+        "weights have 'model.reader.weight', which its config does not ask for",
+    ),
+    "a tensor has another shape": (reshape_one, r"linear_1.weight' has the shape \(32, 33\)"),
     "cut short": (truncate, "it was cut short"),
     "a header of absurd length": (absurd_header, "says that its header has 1,152,921,504,606,846,976 bytes"),
     "a pickle that runs something": (pickled, "loading it would call .*print"),

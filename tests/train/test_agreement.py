@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
@@ -92,6 +93,16 @@ def test_weights_that_lack_what_the_config_asks_for(changed, sft):
     save_file(weights, f"{folder}/model.safetensors", metadata={"format": "pt"})
     status, error = sft(folder)
     assert status == 1 and "its weights lack 'model.multi_modal_projector.line_break'" in error
+
+
+def test_weights_of_another_shape_than_the_config_asks_for(changed, sft):
+    folder = changed()
+    weights = load_file(f"{folder}/model.safetensors")
+    weights["model.multi_modal_projector.line_break"] = torch.zeros(7)
+    save_file(weights, f"{folder}/model.safetensors", metadata={"format": "pt"})
+    status, error = sft(folder)
+    assert status == 1 and "'model.multi_modal_projector.line_break' has the shape (7,), and its config asks" in error
+    assert "Traceback" not in error
 
 
 def test_a_layout_that_is_not_known(changed, rows_file: Path, sft):
