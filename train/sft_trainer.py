@@ -263,21 +263,23 @@ class LlavaSFTTrainer(SFTTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         mode = "train" if self.model.training else "eval"
-        supervised = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
-        rate = supervised / inputs["attention_mask"].sum()
+        counts = torch.stack([(inputs["labels"][:, 1:] != IGNORE_INDEX).sum(), inputs["attention_mask"].sum()])
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = result[0] if return_outputs else result
         if mode == "train" and not torch.isfinite(loss):
-            last = self._last_checkpoint()
             raise NonFiniteLoss(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}; stopped before it reached the weights. "
-                f"Last good checkpoint: {last or 'none yet'}. Usual causes: learning_rate={self.args.learning_rate:g} too "
-                "high, fp16 where bf16 is needed, or damaged weights."
+                f"Last good checkpoint: {self._last_checkpoint() or 'none yet'}. Usual causes: fp16 where bf16 is needed, "
+                f"learning_rate={self.args.learning_rate:g} too high, or damaged weights."
             )
-        self._metrics[mode]["supervised_token_rate"].append(self.accelerator.gather(rate).mean().item())
+        self._metrics[mode]["token_counts"].append(self.accelerator.gather(counts[None]).sum(0))
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        if counts := metrics.pop("token_counts", None):  # of all parts of the step, and all processes
+            supervised, tokens = sum(counts).tolist()
+            metrics["supervised_token_rate"] = [supervised / tokens]
         if "learning_rate" in logs and self.optimizer is not None and self.lr_scheduler is not None:
             logs |= logged_rates(self.optimizer, self.lr_scheduler.get_last_lr())
         super().log(logs, start_time)
