@@ -9,6 +9,7 @@ from ..modeling_llava.configuration_llava import LlavaConfig
 from ..modeling_llava.model_parts import STAGES
 from ..reports.tables import markdown_lines
 from ..rows.files import replacing
+from ..rows.leak_record import leaks_in_words
 from .measuring import image_tokens_in_words
 
 CARD_FILE = "README.md"
@@ -156,6 +157,8 @@ def _stage(record: dict[str, Any]) -> list[str]:
     stage = STAGES.get(record.get("stage", ""))
     title = stage.title if stage else record.get("stage")
     shown = {name: value for name, value in record.items() if name != "stage" and value is not None}
+    if leaks := shown.get("leaks"):
+        shown["leaks"] = leaks_in_words(leaks)
     return [f"Stage {title}:", "", *(f"- {name.replace('_', ' ')}: {value}" for name, value in shown.items()), ""]
 
 

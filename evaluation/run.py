@@ -13,6 +13,8 @@ from ..endpoints.reasoning import split_reasoning
 from ..inference.engine import Answer, Engine, Question
 from ..rows.images import resolve_images
 from .judging.judged_task import JudgedTask
+from .leaks.benchmarks import fingerprint_of
+from .leaks.flag import leak_flag
 from .metrics.scoring import Result, score
 from .reading.answers import Answers, json_rows, some
 from .results.folder import RUN, write_results, write_run
@@ -38,6 +40,7 @@ def run_task(
     allow_partial: bool = False,
     model: str = "",
     box_format: str | None = None,
+    training_history: Sequence[Mapping[str, Any]] | None = None,
 ) -> Result | None:
     """Ask a model a benchmark's questions and score its answers.
 
@@ -57,6 +60,8 @@ def run_task(
         model: What answers, for `run.json` and the report.
         box_format: How boxes stand in the answers to a task that reads them, a key of `BOX_FORMATS`. Default: as the
             engine's model has it; of a server, as LLaVA-1.5.
+        training_history: What the model was trained on, as its config's `provenance` has it: a flag stands beside scores
+            whose questions were in there. None where it is not known.
 
     Returns:
         The scores; None where they need a judge, or the benchmark's server.
@@ -67,13 +72,9 @@ def run_task(
     """
     task = task if box_format is None else task.with_boxes(box_format)
     paths, folder = [Path(path) for path in data], Path(output_dir)
-    examples = first_clusters(task, task.read(paths), limit)
-    unasked = [example.id for example in examples if not example.prompt]
-    if unasked:
-        raise ValueError(
-            f"{len(unasked):,} of {len(examples):,} examples have no question: {some(unasked)}. Annotations alone can be "
-            f"scored but not asked; name the benchmark's file of questions with --data too ({task.files})."
-        )
+    every = task.read(paths)
+    examples = first_clusters(task, every, limit)
+    _check_asked(task, examples)
     image_folder = image_folder or (paths[0] if paths[0].is_dir() else paths[0].parent)
     if not text_only:
         _check_images(examples, image_folder, allow_partial)
@@ -87,6 +88,7 @@ def run_task(
         "likeliest_choice": likeliest_choice,
         "max_new_tokens": max_new_tokens or task.max_new_tokens,
         "box_format": box_format,
+        "leaks": leak_flag(task.name, fingerprint_of(every), training_history),
     }
     _open_folder(folder, run)
     with Journal(folder, PREDICTIONS) as predictions:
@@ -187,6 +189,15 @@ def _questions(
             images=[] if run["text_only"] else resolve_images(example.images, image_folder, f"example {example.id!r}"),
             max_new_tokens=run["max_new_tokens"],
             choices=example.choices if run["likeliest_choice"] else None,
+        )
+
+
+def _check_asked(task: Task, examples: Sequence[Example]) -> None:
+    unasked = [example.id for example in examples if not example.prompt]
+    if unasked:
+        raise ValueError(
+            f"{len(unasked):,} of {len(examples):,} examples have no question: {some(unasked)}. Annotations alone can be "
+            f"scored but not asked; name the benchmark's file of questions with --data too ({task.files})."
         )
 
 

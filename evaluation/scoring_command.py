@@ -124,13 +124,14 @@ def _score(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from .judging.judged_task import JudgedTask
+    from .results.folder import read_results
     from .run import run_task
     from .tasks import find_task
 
-    task = find_task(args.task)
+    task, engine = find_task(args.task), _engine(args)
     result = run_task(
         task,
-        _engine(args),
+        engine,
         local_paths(args.data),
         args.output_dir,
         image_folder=args.image_folder,
@@ -142,6 +143,7 @@ def _run(args: argparse.Namespace) -> int:
         allow_partial=args.allow_partial,
         model=args.model,
         box_format=args.box_format,
+        training_history=_training_history(engine),
     )
     if result is None:
         judged = isinstance(task, JudgedTask) and task.needs_judge
@@ -151,8 +153,18 @@ def _run(args: argparse.Namespace) -> int:
         print(f"answers -> {args.output_dir}/predictions.jsonl. {next_step}")
     else:
         _print_scores(result.scores)
+        if leaks := read_results(args.output_dir).leaks:
+            print(leaks["note"])
         print(f"-> {args.output_dir}/report.html")
     return 0
+
+
+def _training_history(engine: Any) -> list[dict[str, Any]] | None:
+    """What a checkpoint says that it was trained on; None of a served model."""
+    config = getattr(engine.model, "config", None)  # a server's model is but a name
+    if config is None:
+        return None
+    return (getattr(config, "provenance", None) or {}).get("training_history") or []
 
 
 def _engine(args: argparse.Namespace) -> Any:

@@ -25,6 +25,7 @@ BELOW += ["accelerate", "tokenizers", "safetensors.torch", "huggingface_hub"]
 STEPS = (
     "contexts prompts estimate generate filter dedup-images alignment simple scienceqa view academic balance mix card"
 )
+STEPS += " check-leaks"
 
 KNOWN = """
 from transformers import AutoConfig, AutoModelForImageTextToText

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..checkpoints.model_card import adapter_in_words
+from ..rows.leak_record import remembered_leaks
 from .sft_config import RATES_OF_PARTS, LlavaSFTConfig
 
 
@@ -22,6 +23,7 @@ def stage_record(
         "adapters": None if adapters is None else adapter_in_words(adapters),
         "dataset": dataset,
         "rows": rows,
+        "leaks": remembered_leaks(dataset),
         "epochs": args.num_train_epochs if args.max_steps <= 0 else None,
         "max_steps": args.max_steps if args.max_steps > 0 else None,
         "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,

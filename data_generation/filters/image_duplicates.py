@@ -8,7 +8,7 @@ threshold. What grows is the index: four bytes for each dimension of each kept i
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,13 @@ class ClipEncoder:
         Raises:
             ValueError: A file that is missing or no image; the message names it.
         """
+        return self.encode([self._open(name) for name in names])
+
+    def encode(self, pictures: Sequence[Any]) -> np.ndarray:
+        """Embeddings of open pictures, (len(pictures), dimensions), float32."""
         import torch
 
-        pixels = self.processor(images=[self._open(name) for name in names], return_tensors="pt").to(self.device)
+        pixels = self.processor(images=list(pictures), return_tensors="pt").to(self.device)
         with torch.inference_mode():
             embeddings = self.model(**pixels).image_embeds
         return torch.nn.functional.normalize(embeddings.float(), dim=-1).cpu().numpy()

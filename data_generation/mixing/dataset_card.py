@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 from ...rows.files import read_rows, replacing
+from ...rows.leak_record import read_leak_record
 from ...rows.schema import images_of
 from ...rows.text_files import read_json
 
@@ -38,7 +39,7 @@ def write_dataset_card(
     """Write the card of a file of rows.
 
     Args:
-        rows: The file; the report that `mix` or `filter` wrote beside it is read too.
+        rows: The file; the report that `mix` or `filter` wrote beside it is read too, and the record of `check-leaks`.
         output: The card.
         name: Its title.
         license: Of the data set, an identifier of the Hub.
@@ -48,7 +49,7 @@ def write_dataset_card(
         language: Code of the language.
 
     Raises:
-        ValueError: No source is named, a file without rows, or a report or run that is none.
+        ValueError: No source is named, a file without rows, a report or run that is none, or a record of other rows.
         OSError: A file cannot be read.
     """
     if not sources:
@@ -70,6 +71,7 @@ def write_dataset_card(
     parts += [part for report in reports if "pools" in report for part in _mixing(report)]
     parts += [part for run in runs for part in _teacher(Path(run))]
     parts += [part for report in reports if "rejected_by_filter" in report for part in _filters(report)]
+    parts += _leaks(read_leak_record(rows))
     parts += ["## Use", _use(Path(rows).name)]
     with replacing(output) as part:
         part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -141,6 +143,27 @@ def _filters(report: Mapping[str, Any]) -> list[str]:
     parts += [f"Not applied, for want of a context: {', '.join(skipped)}."] if skipped else []
     passed = [f"{name} {count:,}" for name, count in report.get("not_judged", {}).items()]
     return parts + ([f"Passed unjudged, not being in English: {', '.join(passed)}."] if passed else [])
+
+
+def _leaks(record: Mapping[str, Any] | None) -> list[str]:
+    if record is None:
+        return ["## Benchmarks", "Not checked for the pictures and questions of benchmarks."]
+    columns = ("benchmark", "questions", "found here", "by picture", "by text", "rows")
+    lines = [
+        (
+            line["benchmark"],
+            line["questions"],
+            line["leaked_questions"],
+            sum(line["by_picture"].values()),
+            sum(line["by_text"].values()),
+            line["rows"],
+        )
+        for line in record["benchmarks"]
+    ]
+    text = "Checked for their pictures and questions; a question is found by either."
+    text = text if record["pictures"] else "Checked for their questions, and not for their pictures."
+    parts, left_out = ["## Benchmarks", text, _table(columns, lines)], record["left_out"]
+    return parts + ([f"{left_out:,} rows or pictures could not be read, and were not checked."] if left_out else [])
 
 
 def _use(name: str) -> str:

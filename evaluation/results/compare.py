@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.intervals import LEVEL, Interval, difference_intervals
+from ..metrics.intervals import LEVEL, POWER, Interval, drawn_differences, least_differences, percentiles
 from ..reading.answers import some
 from .folder import SavedResult, read_results
 
@@ -20,12 +20,14 @@ class Comparison:
         first, second: The results.
         differences: second - first by score.
         intervals: Of the differences; by paired bootstrap over the clusters.
+        least: The least difference by score that these questions show of two such models.
     """
 
     first: SavedResult
     second: SavedResult
     differences: dict[str, float]
     intervals: dict[str, Interval]
+    least: dict[str, float]
 
     def is_clear(self, name: str) -> bool:
         """Whether the interval of a difference leaves out 0."""
@@ -52,11 +54,12 @@ def compare(first: str | os.PathLike, second: str | os.PathLike) -> Comparison:
         )
     place = {cluster: number for number, cluster in enumerate(other.clusters)}
     order = np.array([place[cluster] for cluster in one.clusters])
-    found = difference_intervals(
+    drawn = drawn_differences(
         one.task, one.statistics, {name: column[order] for name, column in other.statistics.items()}
     )
+    found = percentiles(drawn)
     differences = {name: _difference(one, other, name) for name in one.scores if name in found}
-    return Comparison(one, other, differences, found)
+    return Comparison(one, other, differences, found, least_differences(drawn, independent=False))
 
 
 def _difference(one: SavedResult, other: SavedResult, name: str) -> float:
@@ -67,12 +70,18 @@ def _difference(one: SavedResult, other: SavedResult, name: str) -> float:
 def comparison_table(comparison: Comparison) -> str:
     """A table for a terminal or a README; differences whose interval leaves out 0 are marked."""
     first, second = comparison.first, comparison.second
-    rows: list[Sequence[Any]] = [(f"{first.task.title}", "A", "B", "B - A", f"{LEVEL} % interval", "")]
-    rows.append(("---",) * 6)
+    rows: list[Sequence[Any]] = [
+        (f"{first.task.title}", "A", "B", "B - A", f"{LEVEL} % interval", "", "least difference")
+    ]
+    rows.append(("---",) * 7)
     for name, difference in comparison.differences.items():
         low, high = comparison.intervals[name]
         mark = "*" if comparison.is_clear(name) else ""
+        least = f"{comparison.least[name]:.2f}" if name in comparison.least else ""
         shown = [f"{value:.2f}" for value in (first.scores[name], second.scores[name])]
-        rows.append((name, *shown, f"{difference:+.2f}", f"{low:+.2f} to {high:+.2f}", mark))
+        rows.append((name, *shown, f"{difference:+.2f}", f"{low:+.2f} to {high:+.2f}", mark, least))
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    return "\n".join([*lines, "", f"A: {first.name}", f"B: {second.name}"]) + "\n"
+    notes = [f"Least difference: found in {POWER} % of cases, at a level of {100 - LEVEL} %."]
+    for letter, result in (("A", first), ("B", second)):
+        notes.append(f"{letter}: {result.name}{'. ' + result.leaks['note'] if result.leaks else ''}")
+    return "\n".join([*lines, "", *notes]) + "\n"

@@ -6,6 +6,7 @@
         predictions.jsonl  the answers, where a model was asked (see answers.py)
         scores.json        name to number
         intervals.json     name to [low, high], 95 % by bootstrap
+        least_differences.json  name to the least difference to another model that a set of this size can show
         units.npz          what each cluster adds to the statistics, for `llavakit eval compare`
         table.md           for a README
         report.html        the scores, and the worst answers beside their pictures
@@ -21,25 +22,32 @@ from typing import Any
 import numpy as np
 
 from ...rows.files import replacing
-from ..metrics.intervals import LEVEL, Interval, intervals
+from ..metrics.intervals import LEVEL, Interval, drawn_scores, least_differences, percentiles
 from ..metrics.scoring import Result, write_scores
 from ..task import Task
 from ..tasks import find_task
 from .report import write_report
 
 RUN, SCORES, INTERVALS, UNITS = "run.json", "scores.json", "intervals.json", "units.npz"
+LEAST_DIFFERENCES = "least_differences.json"
 TABLE, REPORT = "table.md", "report.html"
 
 
 @dataclass
 class SavedResult:
-    """Results read back from their folder: the task, its scores, and the statistics by cluster. Shape of each: (clusters,)."""
+    """Results read back from their folder.
+
+    Attributes:
+        statistics: By name, what each cluster adds. Shape of each: (clusters,).
+        leaks: What is known of the task's questions in the training data; see `leaks.flag`. None where nothing was asked.
+    """
 
     task: Task
     name: str
     scores: dict[str, float | None]
     clusters: list[str]
     statistics: dict[str, np.ndarray]
+    leaks: dict[str, Any] | None = None
 
 
 def write_results(
@@ -55,7 +63,7 @@ def write_results(
         task: The benchmark.
         result: Its scores.
         folder: Made where it is not there.
-        run: What was evaluated, for `run.json`.
+        run: What was evaluated, for `run.json`. Its `leaks`, if it has any, stand beside the scores.
         image_folder: Where the paths of the examples' images start. Without one the report has no pictures.
 
     Returns:
@@ -63,16 +71,18 @@ def write_results(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    found = intervals(task, result.statistics)
+    drawn = drawn_scores(task, result.statistics)
+    found, least = percentiles(drawn), least_differences(drawn, independent=True)
     write_run({"task": task.name, **run}, folder)
     write_scores(result.scores, folder / SCORES)
     _write_text(json.dumps(found, indent=1) + "\n", folder / INTERVALS)
-    _write_text(markdown_table(task, result.scores, found), folder / TABLE)
+    _write_text(json.dumps(least, indent=1) + "\n", folder / LEAST_DIFFERENCES)
+    _write_text(markdown_table(task, result.scores, found, least, run.get("leaks")), folder / TABLE)
     with replacing(folder / UNITS) as partial, partial.open("wb") as file:
         names = np.array(list(result.statistics), dtype=np.str_)
         matrix = np.stack(list(result.statistics.values()), axis=1)
         np.savez_compressed(file, units=np.array(result.clusters, dtype=np.str_), names=names, sums=matrix)
-    write_report(task, result, found, folder / REPORT, run, image_folder)
+    write_report(task, result, found, least, folder / REPORT, run, image_folder)
     return folder
 
 
@@ -92,7 +102,8 @@ def read_results(folder: str | os.PathLike) -> SavedResult:
     scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     with np.load(folder / UNITS) as content:
         statistics = dict(zip(content["names"].tolist(), content["sums"].T, strict=True))
-        return SavedResult(find_task(run["task"]), str(folder), scores, content["units"].tolist(), statistics)
+        clusters = content["units"].tolist()
+    return SavedResult(find_task(run["task"]), str(folder), scores, clusters, statistics, run.get("leaks"))
 
 
 def write_run(run: Mapping[str, Any], folder: Path) -> None:
@@ -100,14 +111,30 @@ def write_run(run: Mapping[str, Any], folder: Path) -> None:
     _write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", folder / RUN)
 
 
-def markdown_table(task: Task, scores: Mapping[str, float], found: Mapping[str, Interval]) -> str:
-    """A table for a README: a line for each score, with its interval."""
-    lines = [f"| {task.title} | score | {LEVEL} % interval |", "|---|---|---|"]
+def markdown_table(
+    task: Task,
+    scores: Mapping[str, float],
+    found: Mapping[str, Interval],
+    least: Mapping[str, float],
+    leaks: Mapping[str, Any] | None = None,
+) -> str:
+    """A table for a README: a line for each score, with its interval and the least difference that shows.
+
+    Where the model was trained on questions of the task, a flag stands beside each score; what is known of leaks stands below.
+    """
+    flagged = bool(leaks and leaks["leaked"])
+    columns = (task.title, "score", f"{LEVEL} % interval", "least difference", *(["leak"] if flagged else []))
+    lines = [columns, ("---",) * len(columns)]
     for name, value in scores.items():
-        shown = f"{value:,.2f}" if name in found else f"{value:,.0f}"
-        interval = f"{found[name][0]:,.2f} to {found[name][1]:,.2f}" if name in found else ""
-        lines.append(f"| {name} | {shown} | {interval} |")
-    return "\n".join(lines) + "\n"
+        if name in found:
+            low, high = found[name]
+            cells = [f"{value:,.2f}", f"{low:,.2f} to {high:,.2f}", f"{least[name]:,.2f}" if name in least else ""]
+            cells += [leaks["flag"]] if leaks and flagged else []
+        else:
+            cells = [f"{value:,.0f}", *[""] * (len(columns) - 2)]
+        lines.append((name, *cells))
+    notes = ["", leaks["note"]] if leaks else []
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + notes) + "\n"
 
 
 def _write_text(text: str, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ...reports.pages import page_template
 from ...reports.pictures import NoPicture, Picture, embed
 from ...rows.files import replacing
-from ..metrics.intervals import LEVEL, Interval
+from ..metrics.intervals import LEVEL, POWER, Interval
 from ..metrics.scoring import Result
 from ..task import Example, Graded, Task
 
@@ -34,6 +34,7 @@ def write_report(
     task: Task,
     result: Result,
     found: Mapping[str, Interval],
+    least: Mapping[str, float],
     path: str | os.PathLike,
     run: Mapping[str, Any],
     image_folder: str | os.PathLike | None = None,
@@ -45,8 +46,9 @@ def write_report(
         task: The benchmark.
         result: Its scores and graded answers.
         found: Intervals of the scores.
+        least: The least differences of them that show.
         path: The page.
-        run: What was evaluated, as name and value.
+        run: What was evaluated, as name and value. Its `leaks`, if it has any, stand beside the scores.
         image_folder: Where image paths start; no path may leave it.
         num_worst: How many answers to show at most.
     """
@@ -55,8 +57,15 @@ def write_report(
         task=task,
         scores=result.scores,
         intervals=found,
+        least=least,
+        leaks=run.get("leaks"),
         level=LEVEL,
-        run={name: _words(value) for name, value in run.items() if value not in (None, "", [], False)},
+        power=POWER,
+        run={
+            name: _words(value)
+            for name, value in run.items()
+            if name != "leaks" and value not in (None, "", [], False)
+        },
         cards=[_card(task, graded, image_folder) for graded in chosen],
         num_imperfect=sum(task.points(graded) < 1 for graded in result.graded),
     )

@@ -11,6 +11,7 @@ completed by rotating the options, as LLaVA's `model_vqa_mmbench.py --all-rounds
 import base64
 import csv
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,17 +89,22 @@ class MMBench(Task):
         return float(chosen_option(answer, example.meta["options"]) == example.truth)
 
     def cluster(self, example: Example) -> str:
-        return str(int(example.id) % PASS)
+        """A picture with all its questions; without one, a question."""
+        return super().cluster(example) if example.images else str(int(example.id) % PASS)
 
     def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
-        right = float(all(graded.grade for graded in cluster))
-        totals: dict[str, float] = {}
-        for name in self.groups(cluster[0].example):
-            totals |= {name: right, count_of(name): 1.0}
+        passes: dict[int, list[Graded]] = {}
         for graded in cluster:
-            if int(graded.example.id) < PASS:
-                totals |= {"first_pass_accuracy": graded.grade, count_of("first_pass_accuracy"): 1.0}
-        return totals
+            passes.setdefault(int(graded.example.id) % PASS, []).append(graded)
+        totals: Counter[str] = Counter()
+        for question in passes.values():
+            right = float(all(graded.grade for graded in question))
+            for name in self.groups(question[0].example):
+                totals.update({name: right, count_of(name): 1.0})
+            for graded in question:
+                if int(graded.example.id) < PASS:
+                    totals.update({"first_pass_accuracy": graded.grade, count_of("first_pass_accuracy"): 1.0})
+        return dict(totals)
 
     def groups(self, example: Example) -> list[str]:
         broad, fine = example.meta["ability"], example.meta["category"]

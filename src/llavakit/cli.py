@@ -20,11 +20,13 @@ class Verb:
             `takes_all` says so, `main(argv)`.
         help: A line for `llavakit --help`.
         takes_all: Its flags belong to parsers of its own, `--help` included.
+        steps: Modules of rooms below that have steps of the verb: `add_parsers(steps)` takes what `add_arguments` returned.
     """
 
     module: str
     help: str
     takes_all: bool = False
+    steps: tuple[str, ...] = ()
 
 
 VERBS: dict[str, Verb] = {
@@ -46,7 +48,9 @@ VERBS: dict[str, Verb] = {
         "train.inspect.command", "check data before a GPU is rented: counts, lengths, what is in the loss"
     ),
     "chat": Verb("inference.command", "ask a checkpoint about an image, in the terminal or in the browser"),
-    "data": Verb("data_generation.command", "make training rows from annotated images"),
+    "data": Verb(
+        "data_generation.command", "make training rows from annotated images", steps=("evaluation.leaks.command",)
+    ),
     "eval": Verb("evaluation.command", "measure a checkpoint, or score answers, on the papers' benchmarks"),
 }
 
@@ -67,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _verbs_parser().print_help()
         return 0
     if VERBS[name].takes_all:
-        return _module_of(name).main(argv[1:])
+        return _module(VERBS[name].module).main(argv[1:])
     args = parser_of(name).parse_args(argv[1:])
     run: Callable[[argparse.Namespace], int] = args.run
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -86,12 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser_of(name: str) -> argparse.ArgumentParser:
     """The parser of a verb's flags, which sets the default `run`."""
     parser = argparse.ArgumentParser(prog=f"llavakit {name}", description=VERBS[name].help)
-    _module_of(name).add_arguments(parser)
+    steps = _module(VERBS[name].module).add_arguments(parser)
+    for module in VERBS[name].steps:
+        _module(module).add_parsers(steps)
     return parser
 
 
-def _module_of(name: str) -> ModuleType:
-    return import_module(f".{VERBS[name].module}", __package__)
+def _module(name: str) -> ModuleType:
+    return import_module(f".{name}", __package__)
 
 
 def _verbs_parser() -> argparse.ArgumentParser:

@@ -147,7 +147,9 @@ def test_mmbench_counts_a_question_only_when_every_rotation_is_right(tables: dic
     assert score(task, examples, right).scores == {
         "accuracy": 100, "LR": 100, "CP": 100, "first_pass_accuracy": 100, "fine 7": 100, "fine 9": 100, "questions": 5,
     }  # fmt: skip
-    scores = score(task, examples, {**right, "1000009": "C"}).scores
+    result = score(task, examples, {**right, "1000009": "C"})
+    assert len(result.clusters) == 1  # both ask about the same picture
+    scores = result.scores
     assert (scores["accuracy"], scores["LR"], scores["CP"], scores["first_pass_accuracy"]) == (50, 100, 0, 100)
 
 

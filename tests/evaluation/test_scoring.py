@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llavakit.evaluation.metrics.intervals import difference_intervals, intervals
+from llavakit.evaluation.metrics.intervals import (
+    difference_intervals,
+    drawn_differences,
+    drawn_scores,
+    intervals,
+    least_differences,
+)
 from llavakit.evaluation.metrics.scoring import Result, score, score_graded, write_scores
 from llavakit.evaluation.results.compare import compare
 from llavakit.evaluation.results.folder import write_results
@@ -175,6 +181,42 @@ def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
     assert high - low < 0.5 * (single[1] - single[0])
 
 
+def test_the_least_difference_is_found_in_four_cases_of_five() -> None:
+    draw, number = np.random.default_rng(3), 1500
+    drawn = drawn_scores(Plain(), _result(draw.random(number) < 0.5).statistics)
+    least = least_differences(drawn, independent=True)["accuracy"]
+    shares = draw.binomial(number, [[0.5], [0.5 + least / 100]], (2, 4000)) / number
+    errors = np.sqrt((shares * (1 - shares)).sum(axis=0) / number)
+    found = np.abs(shares[1] - shares[0]) / errors > 1.96
+    assert found.mean() == pytest.approx(0.8, abs=0.04)
+
+
+def test_models_that_fail_on_the_same_show_smaller_differences() -> None:
+    draw = np.random.default_rng(4)
+    one = draw.random(1000) < 0.6
+    other = one ^ (draw.random(1000) < 0.05)
+    first, second = _result(one).statistics, _result(other).statistics
+    paired = least_differences(drawn_differences(Plain(), first, second), independent=False)["accuracy"]
+    assert paired == pytest.approx(280 * np.sqrt(0.05 / 1000), rel=0.2)
+    assert paired < 0.5 * least_differences(drawn_scores(Plain(), first), independent=True)["accuracy"]
+
+
+def test_questions_about_one_picture_are_drawn_together() -> None:
+    content = {"bytes": b"the same", "path": None}
+    examples = [
+        Example("1", "", "", ["a.png"]),
+        Example("2", "", "", ["a.png"]),
+        Example("3", "", "", [content]),
+        Example("4", "", "", [dict(content)]),
+        Example("5", "", "", [{"bytes": b"another", "path": None}]),
+        Example("6", "", "", ["a.png", "b.png"]),
+        Example("7", "", ""),
+        Example("8", "", ""),
+    ]
+    clusters = score_graded(Plain(), [Graded(example, "", 1.0) for example in examples]).clusters
+    assert len(clusters) == 6 and clusters[0] == "a.png" and clusters[-2:] == ["7", "8"]
+
+
 # ---- results and comparisons ----
 
 
@@ -193,7 +235,7 @@ def test_compare_pairs_by_unit_and_marks_what_is_clear(
     b = _write(tmp_path / "b", examples[::-1], right)  # another order of clusters
     evaluate("compare", a, b, "-o", tmp_path / "table.md")
     printed = capsys.readouterr().out
-    assert "| accuracy | 0.00 | 100.00 | +100.00 | +100.00 to +100.00 | * |" in printed
+    assert "| accuracy | 0.00 | 100.00 | +100.00 | +100.00 to +100.00 | * | 0.00 |" in printed
     assert (tmp_path / "table.md").read_text() == printed
     same = compare(b, b)
     assert same.differences["f1"] == 0 and not same.is_clear("f1")
