@@ -7,6 +7,7 @@ CKPT ──> LLaVA ──WRITERS──> OUT/.saving-… ──prove──> OUT  
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -82,6 +83,7 @@ def export_checkpoint(
     output_dir: str | os.PathLike,
     format: str,
     max_shard_size: str = SHARD_SIZE,
+    **options: Any,
 ) -> Conversion:
     """Write a LLaVA of ours in another format, and prove that it says the same.
 
@@ -90,6 +92,7 @@ def export_checkpoint(
         output_dir: Where the other goes: a new or empty folder.
         format: A key of `WRITERS`.
         max_shard_size: Of a file of weights.
+        **options: Of the writer: its fields.
 
     Raises:
         CannotExpress: The format has no way to say what the checkpoint is.
@@ -97,7 +100,7 @@ def export_checkpoint(
         Mismatch: What was written says something else than the source.
         SaveFailed: Writing failed. `output_dir` is as it was.
     """
-    writer = look_up(WRITERS, format, "format")
+    writer = look_up(WRITERS, format, "format").with_options(**options)
     folder, final = local_folder(checkpoint), _new_folder(output_dir)
     if (base := base_name(folder)) is not None:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Checkpoints of others: `READERS` and `WRITERS`, by the name of the format."""
 
 from .format_base import Reader, Writer
+from .gguf_format import GgufWriter
 from .llava import LlavaFormat
 from .llava_next import LlavaNextFormat
 from .original import OriginalReader
@@ -15,4 +16,5 @@ WRITERS: dict[str, Writer] = {
     "original": OriginalWriter(),
     "llava": LlavaFormat(),
     "llava_next": LlavaNextFormat(),
+    "gguf": GgufWriter(),
 }

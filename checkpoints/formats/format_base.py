@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,22 @@ class Reader(ABC):
 
 
 class Writer(ABC):
-    """Writes LLaVAs in a format. To add one, write a subclass in a file of its own and a line in `WRITERS`."""
+    """Writes LLaVAs in a format. To add one, write a subclass in a file of its own and a line in `WRITERS`.
+
+    One that is a dataclass has its fields for options.
+    """
+
+    def with_options(self, **options: Any) -> "Writer":
+        """The same with other options.
+
+        Raises:
+            ValueError: There is no such option.
+        """
+        known: set[str] = {field.name for field in fields(self)} if is_dataclass(self) else set()
+        for name, value in options.items():
+            if name not in known:
+                raise ValueError(f"--{name} {value}: this format has no such choice. Leave it out.")
+        return replace(self, **options) if is_dataclass(self) and not isinstance(self, type) else self
 
     @abstractmethod
     def check(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:

@@ -1,5 +1,6 @@
 """The conversations that a conversion is proven with, and their pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ from PIL import Image
 SHAPES = ((1.0, 1.0), (2.3, 0.9), (0.7, 1.9), (3.0, 0.04))
 
 
-def proof_conversations(view_size: tuple[int, int], folder: Path) -> list[Any]:
+def proof_conversations(
+    view_size: tuple[int, int], folder: Path, shapes: Sequence[tuple[float, float]] = SHAPES
+) -> list[Any]:
     """A question about each picture, a second turn about one, and a question without a picture.
 
     Args:
         view_size: Height and width of a view of the checkpoint, in pixels.
         folder: Where the pictures go.
+        shapes: Of the pictures, in views; two or more.
 
     Returns:
         Conversations in transformers' format, images as paths.
     """
-    pictures = [_picture(index, *shape, view_size, folder) for index, shape in enumerate(SHAPES)]
+    pictures = [_picture(index, *shape, view_size, folder) for index, shape in enumerate(shapes)]
     conversations = [[_asked("What is in this picture?", picture)] for picture in pictures]
     answer = {"role": "assistant", "content": [{"type": "text", "text": "Stripes, and a square."}]}
     return [
@@ -48,8 +52,9 @@ def _picture(index: int, across: float, down: float, view_size: tuple[int, int],
     rng = np.random.default_rng(index)
     columns, rows = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     waves = np.stack([np.sin(40 * columns**2), np.cos(25 * rows**2), np.sin(18 * (rows + columns))], -1)
-    pixels = 128 + 90 * waves + rng.normal(0, 12, waves.shape)
+    pixels = 128 + 90 * np.roll(waves, index, -1) + rng.normal(0, 12, waves.shape)
     pixels[height // 3 : height // 2, width // 4 : width // 2] = (220, 40, 30)
-    path = folder / f"{width} x {height}.png"
+    path = folder / str(index) / f"{width} x {height}.png"
+    path.parent.mkdir(exist_ok=True)
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
     return str(path)

@@ -63,7 +63,7 @@ def prove(source: Path, target: Path, view_size: tuple[int, int]) -> list[Compar
         folder = Path(scratch)
         conversations = proof_conversations(view_size, folder)
         (folder / "conversations.json").write_text(json.dumps(conversations), encoding="utf-8")
-        said = [_ask(checkpoint, folder, folder / name) for name, checkpoint in (("a", source), ("b", target))]
+        said = [ask(checkpoint, folder, folder / name) for name, checkpoint in (("a", source), ("b", target))]
     compared = [compare(*each) for each in zip(conversations, *said, strict=True)]
     check(compared, source, target)
     return compared
@@ -80,10 +80,11 @@ def check(compared: list[Compared], source: Path | str, target: Path | str) -> N
             )
 
 
-def _ask(checkpoint: Path, folder: Path, out: Path) -> list[dict[str, Any]]:
-    """What a checkpoint says to each conversation."""
+def ask(checkpoint: Path, folder: Path, out: Path, dtype: str = "auto") -> list[dict[str, Any]]:
+    """What a checkpoint says to each of the conversations in `folder`, see `witness`."""
     out.mkdir()
-    command = [sys.executable, "-I", witness.__file__, str(checkpoint), str(folder / "conversations.json"), str(out)]
+    arguments = (checkpoint, folder / "conversations.json", out, dtype)
+    command = [sys.executable, "-I", witness.__file__, *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode != 0:
         raise CannotAsk(f"{checkpoint} cannot be asked:\n{ran.stderr.strip()[-2000:]}")

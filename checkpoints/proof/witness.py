@@ -1,11 +1,12 @@
 """What a checkpoint makes of some conversations, told by transformers alone: run in a process of its own, as a file.
 
-    python -I witness.py FOLDER CONVERSATIONS.json OUT
+    python -I witness.py FOLDER CONVERSATIONS.json OUT [DTYPE]
 
 `CONVERSATIONS.json` is a list of conversations in transformers' format, whose images are paths. `OUT/tensors.safetensors`
 gets, for the conversation K, `K.ids` (length,), and where there are images `K.pixels` (views, channels, height, width) and
 `K.features` (features, channels); `K.logits` (LAST, vocabulary) of the last positions of the prompt; `OUT/texts.json` gets
-the rendered prompts and the greedy answers.
+the rendered prompts, the greedy answers, and for each token of an answer the likeliest ones: the answer as it would read up
+to there with each, without control tokens, and its log-likelihood.
 """
 
 import json
@@ -15,26 +16,25 @@ from typing import Any
 
 LAST = 8  # positions of the prompt whose logits are told
 NEW_TOKENS = 16  # of a greedy answer
+LIKELIEST = 8  # tokens that are told of each place of it
 
 
 def main() -> None:
     sys.modules["llavakit"] = None  # type: ignore[assignment]  # what is imported instead lies beside the weights
-    folder, conversations, out = sys.argv[1:4]
-    record(folder, json.loads(Path(conversations).read_text(encoding="utf-8")), Path(out))
+    folder, conversations, out, *dtype = sys.argv[1:]
+    record(folder, json.loads(Path(conversations).read_text(encoding="utf-8")), Path(out), *dtype)
 
 
-def record(folder: str, conversations: list[Any], out: Path) -> None:
-    """Load a checkpoint and write down what it makes of each conversation."""
+def record(folder: str, conversations: list[Any], out: Path, dtype: str = "auto") -> None:
+    """Load a checkpoint and write down what it makes of each conversation, computed as it was saved or as `dtype` says."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForImageTextToText
 
     processor: Any = load_processor(folder)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype="auto", trust_remote_code=ships_code(folder)
-    )
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, trust_remote_code=ships_code(folder))
     tensors: dict[str, Any] = {}
-    texts: list[dict[str, str]] = []
+    texts: list[dict[str, Any]] = []
     with torch.inference_mode():
         for index, conversation in enumerate(conversations):
             told, text = _tell(model.eval(), processor, conversation)
@@ -56,7 +56,7 @@ def load_processor(folder: str | Path) -> Any:
     return AutoProcessor.from_pretrained(folder, trust_remote_code=ships_code(folder))
 
 
-def _tell(model: Any, processor: Any, conversation: list[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _tell(model: Any, processor: Any, conversation: list[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     inputs = processor.apply_chat_template(
         conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
@@ -69,9 +69,28 @@ def _tell(model: Any, processor: Any, conversation: list[Any]) -> tuple[dict[str
     if "pixel_values" in inputs:
         told["pixels"] = inputs["pixel_values"].flatten(0, -4)
         told["features"] = features[0].flatten(0, -2)
-    written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0, len(told["ids"]) :]
+    generated = model.generate(
+        **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    written = generated.sequences[0, len(told["ids"]) :]
     prompt = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
-    return told, {"prompt": prompt, "answer": processor.decode(written)}
+    likeliest = _likeliest(processor, written.tolist(), generated.logits)
+    return told, {
+        "prompt": prompt,
+        "image_token_id": processor.image_token_id,
+        "answer": processor.decode(written),
+        "likeliest": likeliest,
+    }
+
+
+def _likeliest(processor: Any, written: list[int], logits: Any) -> list[list[tuple[str, float]]]:
+    """For each token of an answer the likeliest, most likely first: the answer so far with it, and its log-likelihood."""
+    places = []
+    for place, scores in enumerate(logits):  # each (1, vocabulary)
+        best = scores[0].float().log_softmax(-1).topk(LIKELIEST)
+        texts = [processor.decode([*written[:place], id], skip_special_tokens=True) for id in best.indices.tolist()]
+        places.append(list(zip(texts, best.values.tolist(), strict=True)))
+    return places
 
 
 if __name__ == "__main__":

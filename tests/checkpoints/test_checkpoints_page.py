@@ -19,7 +19,8 @@ def page(repository: Path) -> str:
 
 def test_all_formats_are_named(page: str) -> None:
     named = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
-    assert named == list(READERS) == list(WRITERS)
+    assert named == list(WRITERS)
+    assert named[: len(READERS)] == list(READERS)
 
 
 def test_all_commands_parse(page: str) -> None:
