@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 from transformers.image_utils import SizeDict
 
@@ -209,7 +208,9 @@ def resized(image: Image.Image, width: int, height: int, image_processor: Any) -
     resample = resampling(image_processor)
     if getattr(image_processor, "backend", "pil") != "torchvision":
         return image.resize((width, height), resample)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    from torch import from_numpy  # a processor alone, without a model, is used without torch
+
+    pixels = from_numpy(np.array(image)).permute(2, 0, 1)
     made = image_processor.resize(pixels, SizeDict(height=height, width=width), resample)
     return Image.fromarray(made.permute(1, 2, 0).numpy())
 
