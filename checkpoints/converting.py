@@ -39,6 +39,11 @@ class Conversion:
     format: str
     proof: list[list[str]]
 
+    @property
+    def shown(self) -> str:
+        """What the proof shows of the two, as the end of a sentence: they were asked, or their tensors compared."""
+        return "say the same" if "answer" in self.proof[0] else "hold the same tensors"
+
 
 def import_checkpoint(
     source: str | os.PathLike,

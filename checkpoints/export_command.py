@@ -55,7 +55,7 @@ def _export(args: argparse.Namespace) -> int:
         raise ValueError(f"--dtype {args.dtype} belongs to --merge; a format is written as the checkpoint is.")
     done = export_checkpoint(args.checkpoint, args.output_dir, args.format, args.max_shard_size, **options)
     heads, *lines = done.proof
-    show(table(heads, lines, title=f"{args.checkpoint} and {args.output_dir} ({done.format}) say the same"))
+    show(table(heads, lines, title=f"{args.checkpoint} and {args.output_dir} ({done.format}) {done.shown}"))
     return 0
 
 

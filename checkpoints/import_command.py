@@ -28,5 +28,5 @@ def _import(args: argparse.Namespace) -> int:
     given = Given(args.vision, args.base, args.chat_template)
     done = import_checkpoint(args.source, args.output_dir, given, args.format, args.max_shard_size)
     heads, *lines = done.proof
-    show(table(heads, lines, title=f"{args.source} ({done.format}) and {args.output_dir} say the same"))
+    show(table(heads, lines, title=f"{args.source} ({done.format}) and {args.output_dir} {done.shown}"))
     return 0

@@ -214,6 +214,7 @@ def test_without_llama_cpp_the_command_says_that_it_was_not_asked(
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "not asked: llama.cpp is not installed (pip install xllamacpp)" in printed and "same bits" in printed
+    assert "hold the same tensors" in printed
     assert "not asked: llama.cpp is not installed" in (out / "README.md").read_text()
     assert {file.name for file in out.iterdir()} == {"README.md", "model-q8_0.gguf", "mmproj-q8_0.gguf"}
 
