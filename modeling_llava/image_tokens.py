@@ -4,6 +4,7 @@ import torch
 
 # What goes with the views of a batch, a row a view
 VIEW_INPUTS = ("pixel_values", "feature_places", "spatial_shapes")
+NUM_PLACES = 13  # columns of `feature_places`
 
 
 def check_image_tokens(num_tokens: list[int], num_features: list[int], unit: str = "features") -> None:
@@ -41,6 +42,32 @@ def check_image_tokens(num_tokens: list[int], num_features: list[int], unit: str
             f"pixel_values holds {len(num_features)} images, but the image tokens of the batch "
             f"(by sample: {num_tokens}) take {used} of them. An <image> is missing from a prompt, or was truncated."
         )
+
+
+def views_of_images(pixel_values: torch.Tensor, image_position_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A batch that is laid by images, as the processor gives it to programs that cut batches so, laid by views.
+
+    Args:
+        pixel_values: `(N, most views of an image, ...)`.
+        image_position_ids: `(N, most views of an image, 13 or 15)`, the rows of `feature_places`, and after them those of
+            `spatial_shapes` if there are; below 0 where an image has no such view.
+
+    Returns:
+        `VIEW_INPUTS`: V rows each.
+
+    Raises:
+        ValueError: if they were cut apart.
+    """
+    if pixel_values.shape[:2] != image_position_ids.shape[:2]:
+        raise ValueError(
+            f"pixel_values has the shape {tuple(pixel_values.shape)} and image_position_ids "
+            f"{tuple(image_position_ids.shape)}: the first two, images and their views, must be the same. Pass both as the "
+            "processor returned them, and cut or repeat them together."
+        )
+    there = image_position_ids[..., 0] >= 0
+    places = image_position_ids[there]
+    views = {"pixel_values": pixel_values[there], "feature_places": places[:, :NUM_PLACES]}
+    return views if places.shape[1] == NUM_PLACES else views | {"spatial_shapes": places[:, NUM_PLACES:]}
 
 
 def repeat_views(views: dict[str, torch.Tensor], num_tokens: torch.Tensor, times: int) -> dict[str, torch.Tensor]:

@@ -27,7 +27,7 @@ from .connector_base import Connector
 from .connectors import CONNECTORS
 from .fusions import FUSIONS
 from .image_features import connect
-from .image_tokens import VIEW_INPUTS, check_image_tokens, repeat_views
+from .image_tokens import VIEW_INPUTS, check_image_tokens, repeat_views, views_of_images
 from .model_parts import freeze_for, is_learning
 from .vision_encoding import encode_views
 
@@ -139,6 +139,7 @@ class LlavaModel(LlavaPreTrainedModel):
         vision_feature_select_strategy: str | None = None,
         feature_places: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
+        image_position_ids: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """Encode images, project them into the embedding space of the language model, H_v = W Z_v, and join their views.
@@ -150,6 +151,7 @@ class LlavaModel(LlavaPreTrainedModel):
             feature_places: `(V, 13)`, which view belongs to which image and where its features go, as the processor
                 gives it (see `arrange_views`). None: every view is an image.
             spatial_shapes: `(V, 2)`, rows and columns of the patches of each view, where `pixel_values` are patches.
+            image_position_ids: in place of the last two, where `pixel_values` has a row an image (`views_of_images`).
 
         Returns:
             The output of the vision tower, where it was called once; its `pooler_output` is a list of N tensors, with a
@@ -158,6 +160,10 @@ class LlavaModel(LlavaPreTrainedModel):
         Raises:
             ValueError: if `feature_places` does not fit the views or their features.
         """
+        if image_position_ids is not None:
+            rows = views_of_images(pixel_values, image_position_ids)
+            pixel_values, feature_places = rows["pixel_values"], rows["feature_places"]
+            spatial_shapes = rows.get("spatial_shapes")
         views = encode_views(
             self.vision_tower,
             self.config,
@@ -184,6 +190,7 @@ class LlavaModel(LlavaPreTrainedModel):
         vision_feature_select_strategy: str | None = None,
         feature_places: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
+        image_position_ids: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -195,7 +202,7 @@ class LlavaModel(LlavaPreTrainedModel):
             pixel_values: `(V, C, H, W)` or patches, the images of all samples, in the order of their placeholders.
             attention_mask: `(B, S)`.
             inputs_embeds: `(B, S, D)`, instead of `input_ids`.
-            feature_places, spatial_shapes: `(V, 13)` and `(V, 2)`, see `get_image_features`.
+            feature_places, spatial_shapes, image_position_ids: see `get_image_features`.
             mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
 
         Raises:
@@ -210,13 +217,14 @@ class LlavaModel(LlavaPreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, S, D)
 
         image_outputs = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is not None:
+        if pixel_values is not None and len(pixel_values):  # none are left of a batch whose part here is text alone
             image_outputs = self.get_image_features(
                 pixel_values,
                 vision_feature_layer=vision_feature_layer,
                 vision_feature_select_strategy=vision_feature_select_strategy,
                 feature_places=feature_places,
                 spatial_shapes=spatial_shapes,
+                image_position_ids=image_position_ids,
                 return_dict=True,
             )
         image_features: Any = None
@@ -304,6 +312,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         feature_places: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
+        image_position_ids: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -326,6 +335,7 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
             vision_feature_select_strategy=vision_feature_select_strategy,
             feature_places=feature_places,
             spatial_shapes=spatial_shapes,
+            image_position_ids=image_position_ids,
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
@@ -355,6 +365,8 @@ class LlavaForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin):
 
         The general method repeats row by row, which for a sample with images (a, b) gives a, a, b, b.
         """
+        if (places := model_kwargs.pop("image_position_ids", None)) is not None:
+            model_kwargs |= views_of_images(model_kwargs["pixel_values"], places)
         views = {name: model_kwargs.pop(name, None) for name in VIEW_INPUTS}
         views = {name: tensor for name, tensor in views.items() if tensor is not None}
         if expand_size > 1 and views and input_ids is not None:

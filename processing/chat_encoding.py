@@ -147,12 +147,16 @@ class ChatEncoder:
         """How often the image token stands in a text without marks."""
         return sum(self._controls[match[3]].id == self._image_id for match in self._unmarked.finditer(text))
 
-    def encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str, before: str = "") -> list[int]:
         """Encode a text in which every control string is meant, as when a serving program rendered it before.
 
-        An image stands in it as the run of image tokens that it takes.
+        An image stands in it as the run of image tokens that it takes. Of `before`, from which the text goes on as an
+        answer does from its prompt, no ids are returned.
         """
-        return self._encode([(text, False)], self._unmarked, repeat(1))[0]
+        if not before:
+            return self._encode([(text, False)], self._unmarked, repeat(1))[0]
+        ids = self._encode([(before, False), (text, True)], self._unmarked, repeat(1))[0]
+        return ids[len(self.encode_text(before)) :]
 
     def encode_rendered(
         self, rendered: str, spans: Sequence[tuple[int, int]], tokens_of_image: Sequence[int]

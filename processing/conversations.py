@@ -8,6 +8,7 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .answer_spans import CLOCK, PROBE, STOPPED_CLOCK, derive_spans
+from .answer_texts import AnswerFrame
 from .call_options import CALL_OPTIONS
 from .chat_encoding import ChatEncoder, Encoded, RowTooLong
 from .chat_messages import flatten, normalize, shortened, texts_as_strings
@@ -49,6 +50,19 @@ class ConversationProcessor(ProcessorMixin):
         tail = text[text.rindex(PROBE) + len(PROBE) : spans[-1][1] if spans else None]
         stop = tail if spans else tail[: self._stop_length(tail)]
         return stop.strip() or stop
+
+    def answer_frame(self) -> AnswerFrame | None:
+        """What the template writes around an answer; None where that does not tell an answer from other texts."""
+        bos = self.tokenizer.bos_token
+        try:
+            template = self._template(None)
+            messages, _ = normalize([{"role": "user", "content": "Q"}, {"role": "assistant", "content": PROBE}])
+            prompt, _ = self._render(messages[:1], template, add_generation_prompt=True)
+            text, _ = self._render(messages, template)
+            after = text[text.rindex(PROBE) + len(PROBE) :]
+        except (ValueError, TypeError):  # no template, or one for other conversations
+            return None
+        return AnswerFrame(bos, prompt, after) if bos and after and prompt.startswith(bos) else None
 
     def _stop_length(self, tail: str) -> int:
         """Of what a template without generation blocks writes after an answer, how many characters are the stop.

@@ -372,7 +372,7 @@ class ImageLayout(ABC):
             )
         outputs: dict[str, Any] = {"pixel_values": pixel_values}
         if not self.single_view or view.keep_rate < 1 or any(isinstance(image, Video) for image in images):
-            outputs["feature_places"] = [row for plan in plans for row in plan.feature_places()]
+            outputs["feature_places"] = np.array([row for plan in plans for row in plan.feature_places()])
         return outputs | {"tokens_of_image": [plan.num_tokens for plan in plans]}
 
 

@@ -161,7 +161,7 @@ class NativeLayout(ImageLayout):
         return {
             "pixel_values": np.stack([np.pad(patches, ((0, longest - len(patches)), (0, 0))) for patches in views]),
             "spatial_shapes": np.array(shapes, dtype=np.int64),
-            "feature_places": [row for plan in plans for row in plan.feature_places()],
+            "feature_places": np.array([row for plan in plans for row in plan.feature_places()]),
             "tokens_of_image": [plan.num_tokens for plan in plans],
         }
 

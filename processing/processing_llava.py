@@ -14,6 +14,7 @@ from tokenizers import AddedToken
 from transformers import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
+from .batched_images import by_image, flat, nested
 from .box_formats import convention
 from .call_options import check_options
 from .chat_encoding import ChatEncoder, chat_encoder
@@ -277,14 +278,19 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
 
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` of shape `(batch, length)`, and what the layout makes of
-            the images: `pixel_values` of shape `(views, channels, height, width)`, ...
+            the images: `pixel_values` of shape `(views, channels, height, width)`, ... Tensors that are asked for with
+            `padding` and a list of images a text are of one shape a text, and a shape an image (see `by_image`).
 
         Raises:
             ValueError: If image tokens and images differ in number, or truncation would cut an image.
         """
         call = copy.copy(self)
-        call.tokenizer = TextTokenizer(self.tokenizer, self._encoder, self.image_token_id)
-        return ProcessorMixin.__call__(call, images=images, text=text, **kwargs)
+        call.tokenizer = TextTokenizer(self.tokenizer, self._encoder, self.image_token_id, self.answer_frame)
+        features = ProcessorMixin.__call__(call, images=images, text=text, **kwargs)
+        padding = kwargs.get("padding") or (kwargs.get("text_kwargs") or {}).get("padding")
+        if padding and nested(images) and hasattr(features.get("feature_places"), "split"):  # a tensor
+            by_image(features)
+        return features
 
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
@@ -312,21 +318,21 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
         if not all(isinstance(item, str) for item in text):
             raise ValueError("text must be a string or a list of strings; give conversations to apply_chat_template.")
         counts = [self._encoder.count_images(item) for item in text]
-        if isinstance(images, (list, tuple)) and images and isinstance(images[0], (list, tuple)):
-            if len(images) != len(text):
+        if (of_texts := nested(images)) is not None:
+            if len(of_texts) != len(text):
                 raise ValueError(
-                    f"There are {len(text)} texts and {len(images)} lists of images: give one list a text."
+                    f"There are {len(text)} texts and {len(of_texts)} lists of images: give one list a text."
                 )
-            for index, (count, given) in enumerate(zip(counts, images, strict=True)):
+            for index, (count, given) in enumerate(zip(counts, of_texts, strict=True)):
                 if count != len(given):
                     raise ValueError(
                         f"Sample {index} has {count} {self.image_token} tokens in its text and {len(given)} images: "
                         "write the token once for each image."
                     )
-        elif sum(counts) != len(_flat(images)):
+        elif sum(counts) != len(flat(images)):
             samples = ", ".join(f"sample {index}: {count}" for index, count in enumerate(counts))
             raise ValueError(
-                f"The text has {sum(counts)} {self.image_token} tokens ({samples}) and there are {len(_flat(images))} "
+                f"The text has {sum(counts)} {self.image_token} tokens ({samples}) and there are {len(flat(images))} "
                 "images: write the token once for each image."
             )
 
@@ -340,7 +346,7 @@ class LlavaKitProcessor(GroundingMixin, ConversationProcessor):
 
     def _process_images(self, images: Any, **kwargs: Any) -> tuple[dict[str, Any], list[str]]:
         """Part of the call: the images as the model takes them, and what each stands as in the text."""
-        outputs = self._apply_layout(_flat(images), **kwargs)
+        outputs = self._apply_layout(flat(images), **kwargs)
         count = len(outputs.get("tokens_of_image", ()))
         return outputs, [self.replace_image_token(outputs, index) for index in range(count)]
 
@@ -382,11 +388,3 @@ LlavaProcessor = LlavaKitProcessor
 
 def _pair(sides: int | Sequence[int]) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
-
-
-def _flat(images: Any) -> list[Any]:
-    if images is None:
-        return []
-    if not isinstance(images, (list, tuple)):
-        return [images]
-    return [image for item in images for image in (item if isinstance(item, (list, tuple)) else [item])]

@@ -1,7 +1,9 @@
 """The tokenizer as transformers' call of a processor uses it, with the ids of the chat encoder."""
 
+from collections.abc import Callable
 from typing import Any
 
+from .answer_texts import AnswerFrame
 from .chat_encoding import ChatEncoder, Encoded, RowTooLong
 from .padding import length_limit, pad
 
@@ -16,10 +18,18 @@ class TextTokenizer:
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
         encoder (`ChatEncoder`): Its encoder.
         image_token_id (`int`): Id of the placeholder for an image.
+        answer_frame (`Callable[[], AnswerFrame | None]`): What tells answers that come apart from their prompts.
     """
 
-    def __init__(self, tokenizer: Any, encoder: ChatEncoder, image_token_id: int):
+    def __init__(
+        self,
+        tokenizer: Any,
+        encoder: ChatEncoder,
+        image_token_id: int,
+        answer_frame: Callable[[], AnswerFrame | None],
+    ):
         self._tokenizer, self.encoder, self._image_token_id = tokenizer, encoder, image_token_id
+        self._answer_frame = answer_frame
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -32,11 +42,12 @@ class TextTokenizer:
         """
         bos = self._own_bos() if options.get("add_special_tokens", True) else None
         limit = length_limit(options, self._tokenizer)
+        frame = None if options.get("add_special_tokens", True) else self._answer_frame()
         rows = []
         for index, text in enumerate(texts):
             if bos is not None and not text.startswith(bos):
                 text = bos + text
-            ids = self.encoder.encode_text(text)
+            ids = self.encoder.encode_text(text, frame.before if frame and frame.holds(text) else "")
             num_image_tokens, length = ids.count(self._image_token_id), len(ids)
             if limit is not None and length > limit:
                 ids = ids[-limit:] if self._tokenizer.truncation_side == "left" else ids[:limit]

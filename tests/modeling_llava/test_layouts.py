@@ -192,6 +192,29 @@ def test_generation_repeats_an_image_whole(model, processor, pictures, options):
     assert torch.equal(together, torch.cat(alone))
 
 
+def test_a_batch_laid_by_images_is_the_batch_laid_by_views(model, processor, pictures):
+    """As for trl, which shuffles and cuts samples and knows how many images each has, not how many views."""
+    one, three, fewer = pictures
+    texts = ["<image> a cat <image>", "a dog", "<image>"]
+    options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+    by_view = processor(images=[one, three, fewer], text=texts, **options)
+    by_image = processor(images=[[one, three], None, [fewer]], text=texts, **options)
+    assert by_image["pixel_values"].shape == (3, 3, 3, 28, 28) and by_image["image_position_ids"].shape == (3, 3, 13)
+    with torch.no_grad():
+        logits = model(**by_view).logits
+        assert torch.equal(model(**by_image).logits, logits)
+        for sample, images in ((slice(0, 1), slice(0, 2)), (slice(1, 2), slice(2, 2)), (slice(2, 3), slice(2, 3))):
+            rows = {name: by_image[name][sample] for name in ("input_ids", "attention_mask")}
+            rows |= {name: by_image[name][images] for name in ("pixel_values", "image_position_ids")}
+            torch.testing.assert_close(model(**rows).logits, logits[sample], rtol=1e-4, atol=1e-4)
+    settings = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2}
+    assert torch.equal(model.generate(**by_image, **settings), model.generate(**by_view, **settings))
+    expanded = model._expand_inputs_for_generation(2, **by_image)[1]
+    assert expanded["feature_places"][:, 0].tolist() == [4, 14, 0, 0] * 2 + [9, 0, 0] * 2
+    with pytest.raises(ValueError, match=r"the first two, images and their views, must be the same"):
+        model(**{**by_image, "pixel_values": by_image["pixel_values"][:2]})
+
+
 def test_inputs_are_expanded_where_images_are_not_encoded_before(model, processor, pictures):
     """As transformers did before it encoded images ahead of beams."""
     one, three, _ = pictures

@@ -197,7 +197,10 @@ def test_inputs_are_expanded_where_images_are_not_encoded_before(llava):
     model, processor = llava
     batch = encode(processor, TEXTS, OF_TEXTS)
     ids, expanded = model._expand_inputs_for_generation(2, input_ids=batch.pop("input_ids"), **batch)
-    assert torch.equal(expanded["spatial_shapes"], batch["spatial_shapes"][[0, 1, 0, 1, 2, 2]])
+    shapes = encode(processor, TEXTS, PICTURES)[
+        "spatial_shapes"
+    ]  # a row a view; those of a list a text are a row an image
+    assert torch.equal(expanded["spatial_shapes"], shapes[[0, 1, 0, 1, 2, 2]])
     with torch.no_grad():
         logits = model(input_ids=ids, **expanded).logits
     assert torch.equal(logits[0], logits[1]) and torch.equal(logits[4], logits[5])
@@ -313,7 +316,7 @@ def test_what_cannot_be_is_refused(build, vision_checkpoint, language_checkpoint
 
 def test_the_model_checks_what_it_is_given(llava):
     model, processor = llava
-    batch = encode(processor, TEXTS, OF_TEXTS)
+    batch = encode(processor, TEXTS, PICTURES)
     shapes = batch["spatial_shapes"]
     for match, changed in (
         ("spatial_shapes has 2 rows, but pixel_values has 3 views", {"spatial_shapes": shapes[:2]}),

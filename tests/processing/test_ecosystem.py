@@ -79,6 +79,38 @@ def test_trls_collator_on_rows_of_datasets(processor_of: Callable[..., LlavaProc
     assert collator([row])["input_ids"][0].tolist() == processor.encode_conversation(blocks).input_ids
 
 
+plain_words = st.lists(st.sampled_from(["A cat.", "on", " ", "\n", "é", "2"]), min_size=1).map("".join)
+plain_answers = plain_words.filter(str.strip)
+
+
+@pytest.mark.parametrize("template", SHIPPED_TEMPLATES)
+@given(question=plain_words, chosen=plain_answers, rejected=plain_answers, images=st.integers(0, 2))
+def test_trls_collator_of_preferences_yields_our_ids(
+    processor_of: Callable[..., LlavaProcessor],
+    family: str,
+    template: str,
+    question: str,
+    chosen: str,
+    rejected: str,
+    images: int,
+) -> None:
+    """It has answers tokenized apart from their prompts, which a tokenizer left to itself takes for beginnings of texts."""
+    dpo_trainer = pytest.importorskip("trl.trainer.dpo_trainer")
+    processor = processor_of(family, template)
+    prompt = [{"role": "user", "content": question}]
+    sides = {"chosen": chosen, "rejected": rejected}
+    row = {"images": [Image.new("RGB", (30, 20), "red")] * images, "prompt": prompt}
+    row |= {side: [{"role": "assistant", "content": answer}] for side, answer in sides.items()}
+    batch = dpo_trainer.DataCollatorForVisionPreference(processor)([row])
+    blocks = [*[{"type": "image"}] * images, {"type": "text", "text": question}]
+    for index, answer in enumerate(sides.values()):
+        talk = [{"role": "user", "content": blocks}, {"role": "assistant", "content": answer}]
+        expected = processor.encode_conversation(talk)
+        assert batch["input_ids"][index][batch["attention_mask"][index].bool()].tolist() == expected.input_ids
+        first = batch["completion_mask"][index].tolist().index(1)
+        assert first == expected.assistant_mask.index(1)
+
+
 def test_the_pipeline_gets_our_ids(tiny_llava: str) -> None:
     from transformers import pipeline
 
