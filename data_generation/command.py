@@ -6,6 +6,7 @@ from typing import Any
 from .contexts import command as contexts
 from .filters import command as filters
 from .mixing import command as mixing
+from .pairs import command as pairs
 from .sources import command as sources
 from .teachers import command as teachers
 from .viewing import command as viewing
@@ -14,6 +15,6 @@ from .viewing import command as viewing
 def add_arguments(parser: argparse.ArgumentParser) -> Any:
     """Add the steps. Returns what takes more of them."""
     steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
-    for part in (contexts, teachers, filters, sources, viewing, mixing):
+    for part in (contexts, teachers, filters, pairs, sources, viewing, mixing):
         part.add_parsers(steps)
     return steps
