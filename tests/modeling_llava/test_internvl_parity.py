@@ -75,9 +75,15 @@ def processor(model, image_processor, tiny_tokenizer):
 
 
 def encode(processor, *images, side="left"):
-    """A prompt for each list of images."""
+    """A prompt for each list of images, which are given one after the other: a row a view, as the reference takes them."""
     texts = [f"a cat{processor.image_token * len(each)} sits" for each in images]
-    return processor(images=list(images), text=texts, return_tensors="pt", padding=True, padding_side=side)
+    return processor(
+        images=[image for each in images for image in each],
+        text=texts,
+        return_tensors="pt",
+        padding=True,
+        padding_side=side,
+    )
 
 
 def test_features_of_views_equal_those_of_the_reference(model, theirs):
