@@ -161,7 +161,7 @@ def _language_model(
         config = CONFIG_MAPPING[model_type](**{**fields, "model_type": model_type, "architectures": None})
         model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         causal = _with_weights(model_class, config, weights, next(iter(weights.values())).dtype, folder)
-        return causal, AutoTokenizer.from_pretrained(folder), None
+        return causal, AutoTokenizer.from_pretrained(folder, config=config), None
     base = base or (adapter or {}).get("base_model_name_or_path") or said.get("_name_or_path")
     if not base:
         raise ValueError(f"{folder} holds no language model and names none: give it by --base.")
