@@ -139,7 +139,9 @@ def test_a_whole_checkpoint_is_read_to_the_bit(
     ours = write_original(name, checkpoint, tmp_path / "original", as_bin)
     template = load_processor(checkpoint).chat_template
     import_checkpoint(tmp_path / "original", tmp_path / "imported", Given(chat_template=template))
-    assert "You are using a model of type" not in caplog.text  # its config is of the language model for the tokenizer, too
+    assert (
+        "You are using a model of type" not in caplog.text
+    )  # its config is of the language model for the tokenizer, too
     model, processor = load_model(tmp_path / "imported"), load_processor(tmp_path / "imported")
     assert_equal(logits(ours, load_processor(checkpoint), tmp_path), logits(model, processor, tmp_path))
 
