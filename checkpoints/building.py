@@ -262,22 +262,8 @@ def save_llava(model: LlavaForConditionalGeneration, processor: LlavaProcessor, 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with staging_folder(folder / "model") as staging:
-        write_llava(model, processor, staging)
-        replace_files(staging, folder)
-
-
-def write_llava(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, staging: Path, **options: Any
-) -> None:
-    """Write what `save_llava` does into a staging folder; what becomes of that is the caller's.
-
-    Args:
-        model: The model; its generation config learns where the template ends an answer.
-        processor: Its processor.
-        staging: An empty folder, see `staging_folder`.
-        **options: Of the model's `save_pretrained`, such as `max_shard_size`.
-    """
     add_stop_tokens(model, processor)  # its template may be another one by now
-    model.save_pretrained(staging, **options)
-    processor.save_pretrained(staging)
+    with staging_folder(folder / "model") as staging:
+        model.save_pretrained(staging)
+        processor.save_pretrained(staging)
+        replace_files(staging, folder)

@@ -15,7 +15,6 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from ..rows.registry import look_up
 from .adapter_files import base_name
 from .adapters import Merged, merge_adapter
-from .building import write_llava
 from .checkpoint_files import SHARD_SIZE, read_json
 from .damage import find_damage
 from .formats import READERS, WRITERS
@@ -23,6 +22,7 @@ from .formats.format_base import Given, Reader
 from .loading import DamagedFile, load_model, load_processor
 from .model_card import CARD_FILE, exported_card
 from .safe_writing import replace_files, staging_folder
+from .stop_tokens import add_stop_tokens
 
 REMEDY = "Free some space or choose another folder for -o, and start again."
 
@@ -76,7 +76,8 @@ def import_checkpoint(
     }
     view = processor.image_size
     with staging_folder(final, remedy=REMEDY) as staging:
-        write_llava(model, processor, staging, max_shard_size=max_shard_size)
+        model.save_pretrained(staging, max_shard_size=max_shard_size)
+        processor.save_pretrained(staging)
         del model  # two more are loaded for the proof, one after the other
         proof = reader.prove(folder, staging, view)
         replace_files(staging, final)
@@ -147,8 +148,10 @@ def merge_checkpoint(
     """
     final = _new_folder(output_dir)
     merged, processor = merge_adapter(adapter, dtype=dtype), load_processor(adapter)
+    add_stop_tokens(merged.model, processor)
     with staging_folder(final, remedy=REMEDY) as staging:
-        write_llava(merged.model, processor, staging, max_shard_size=max_shard_size)
+        merged.model.save_pretrained(staging, max_shard_size=max_shard_size)
+        processor.save_pretrained(staging)
         replace_files(staging, final)
     return merged
 

@@ -31,6 +31,7 @@ from ..building import join_parts, processor_for
 from ..checkpoint_files import ADAPTER_CONFIG, read_json
 from ..measuring import measure_image_tokens
 from ..proof.proving import Mismatch
+from ..stop_tokens import add_stop_tokens
 from .connector_names import LINE_BREAK
 from .format_base import Given, Reader
 from .native import check_all_known
@@ -94,7 +95,9 @@ class OriginalReader(Reader):
         _fill(model.model.multi_modal_projector, connector, folder, causal.dtype)
         model.generation_config = causal.generation_config
         model.config.image_seq_length = measure_image_tokens(model.eval())
-        return model, _processor(model.config, said, image_processor, tokenizer, given)
+        processor = _processor(model.config, said, image_processor, tokenizer, given)
+        add_stop_tokens(model, processor)  # the template is chosen here
+        return model, processor
 
     def prove(self, source: Path, target: Path, view_size: tuple[int, int]) -> list[list[str]]:
         """Every tensor of theirs is in ours, to the bit; where an adapter was merged, all but what it changes."""

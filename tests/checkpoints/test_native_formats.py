@@ -231,6 +231,17 @@ def test_the_commands_prove_what_they_write(
     assert "there is something already" in capsys.readouterr().err
 
 
+def test_an_import_ends_its_answers_where_the_source_does(
+    llava_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Also where that is not where its template ends them."""
+    theirs = write("llava", llava_checkpoint(projector_type="mlp2x_gelu"), tmp_path / "theirs")
+    generation = json.loads((theirs / "generation_config.json").read_text())
+    (theirs / "generation_config.json").write_text(json.dumps(generation | {"eos_token_id": 7}))
+    import_checkpoint(theirs, tmp_path / "ours")
+    assert load_model(tmp_path / "ours").generation_config.eos_token_id == 7
+
+
 def lack_one(folder: Path) -> None:
     weights = weights_of(folder)
     del weights[named(weights, "lm_head.weight")]
