@@ -11,10 +11,10 @@ no plain means need `statistics` and `scores` of their own.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..rows.schema import image_key
 from .reading import answers as answer_files
 from .reading.answers import Answers
 
@@ -173,7 +173,7 @@ class Task:
 
     def cluster(self, example: Example) -> str:
         """The group of examples that an example is drawn with. Default: those about the same picture; without one, itself."""
-        return " ".join(map(_picture_name, example.images)) or example.id
+        return " ".join(map(image_key, example.images)) or example.id
 
     def statistics(self, cluster: Sequence[Graded]) -> dict[str, float]:
         """What a cluster adds to the statistics that `scores` is a function of.
@@ -207,13 +207,6 @@ class Task:
             ValueError: The benchmark has no server.
         """
         raise ValueError(f"{self.name} has no submission server; its scores are computed here.")
-
-
-def _picture_name(image: Any) -> str:
-    """What a picture is known by: its path, or what it holds."""
-    if isinstance(image, Mapping) and image.get("bytes") is not None:
-        return f"picture {sha256(image['bytes']).hexdigest()[:16]}"
-    return str(image["path"] if isinstance(image, Mapping) else image)
 
 
 def count_of(name: str) -> str:

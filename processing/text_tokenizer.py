@@ -42,7 +42,8 @@ class TextTokenizer:
         """
         bos = self._own_bos() if options.get("add_special_tokens", True) else None
         limit = length_limit(options, self._tokenizer)
-        frame = None if options.get("add_special_tokens", True) else self._answer_frame()
+        begun = all(text.startswith(self._tokenizer.bos_token or "") for text in texts)  # none goes on from a prompt
+        frame = None if begun or options.get("add_special_tokens", True) else self._answer_frame()
         rows = []
         for index, text in enumerate(texts):
             if bos is not None and not text.startswith(bos):

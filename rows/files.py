@@ -2,6 +2,7 @@
 file."""
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -122,6 +123,18 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_object(content: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Write a JSON object as people read it: a report, settings, a record."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def file_fingerprint(path: str | os.PathLike) -> str:
+    """What a file is known by, whatever it is called: the first half of its SHA-256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 def _write_json(rows: Iterable[Mapping[str, Any]], path: Path) -> int:

@@ -4,15 +4,13 @@
 checked: a record of other rows is no record.
 """
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from .files import replacing
+from .files import file_fingerprint, write_object
 from .text_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -25,18 +23,10 @@ def record_path(rows: str | os.PathLike) -> Path:
     return Path(rows).with_suffix(".leaks.json")
 
 
-def file_fingerprint(path: str | os.PathLike) -> str:
-    """What a file is known by, whatever it is called."""
-    with open(path, "rb") as file:
-        return file_digest(file, "sha256").hexdigest()[:32]
-
-
 def write_leak_record(record: Mapping[str, Any], rows: str | os.PathLike) -> Path:
     """Write a record beside its rows, with their fingerprint."""
     path = record_path(rows)
-    with replacing(path) as partial:
-        content = {"rows_fingerprint": file_fingerprint(rows), **record}
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_object({"rows_fingerprint": file_fingerprint(rows), **record}, path)
     return path
 
 

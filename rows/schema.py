@@ -20,7 +20,9 @@ a block of type ``video``), as a path or as a list of frames. Its place is ``<vi
 the images, as ``{"video": path}`` or ``{"frames": [...]}``.
 """
 
+import hashlib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -342,3 +344,10 @@ def _check_turns(messages: list[dict[str, Any]], name: str) -> None:
         )
     if all(message["role"] == "system" for message in messages):
         raise BadRow(f"{name} has no question and no answer.", kind="turns")
+
+
+def image_key(image: Any) -> str:
+    """What a picture of a row is known by before it is opened: its path, or what it holds."""
+    if isinstance(image, Mapping):
+        return str(image["path"]) if image.get("bytes") is None else hashlib.sha256(image["bytes"]).hexdigest()
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"picture {id(image)}"

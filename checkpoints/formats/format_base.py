@@ -1,10 +1,10 @@
 """What a foreign format of checkpoints is: recognised by its config, read into a LLaVA, or written from one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...modeling_llava import LlavaForConditionalGeneration
 from ...processing import LlavaProcessor
@@ -12,6 +12,22 @@ from ...processing import LlavaProcessor
 
 class CannotExpress(ValueError):
     """A format has no way to say what a checkpoint is; the message says what, and what to do instead."""
+
+
+def check_known(program: str, settings: Iterable[tuple[str, Any, tuple[Any, ...]]], remedy: str) -> None:
+    """Refuse a LLaVA with a setting that a program does not have.
+
+    Args:
+        program: What reads the format.
+        settings: Name, value, and the values that the program has.
+        remedy: What an error advises.
+
+    Raises:
+        CannotExpress: Naming the first setting, its value and those that there are.
+    """
+    for name, value, known in settings:
+        if value not in known:
+            raise CannotExpress(f"{name}={value!r}: {program} has {' and '.join(map(repr, known))} there. {remedy}")
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,13 @@ class Given:
 
 
 class Reader(ABC):
-    """Reads checkpoints of a format. To add one, write a subclass in a file of its own and a line in `READERS`."""
+    """Reads checkpoints of a format. To add one, write a subclass in a file of its own and a line in `READERS`.
+
+    Attributes:
+        DIFFERS: What a converted checkpoint does otherwise than its source, in sentences; empty where there is nothing.
+    """
+
+    DIFFERS: ClassVar[str] = ""
 
     @abstractmethod
     def recognises(self, config: Mapping[str, Any]) -> bool:
@@ -64,8 +86,10 @@ class Reader(ABC):
 class Writer(ABC):
     """Writes LLaVAs in a format. To add one, write a subclass in a file of its own and a line in `WRITERS`.
 
-    One that is a dataclass has its fields for options.
+    One that is a dataclass has its fields for options. `DIFFERS` is that of a `Reader`.
     """
+
+    DIFFERS: ClassVar[str] = ""
 
     def with_options(self, **options: Any) -> "Writer":
         """The same with other options.

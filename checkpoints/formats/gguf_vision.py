@@ -14,7 +14,7 @@ import torch
 from ...modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ...processing import LlavaProcessor
 from ...rows.extras import require
-from .format_base import CannotExpress
+from .format_base import CannotExpress, check_known
 from .gguf_class_token import Room, class_token_last, num_front_layers, read_mean
 from .gguf_file import GgufTensor, as_is
 from .gguf_language import ELSEWHERE
@@ -45,7 +45,7 @@ def check_vision(config: LlavaConfig, processor: LlavaProcessor) -> None:
     pooled = (config.projector_options or {}).get("pooled_tokens")
     layers = feature_layers(config)
     settings = processor.image_processor.to_dict()
-    for name, value, known in (
+    known: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
         ("image_fusion", config.image_fusion, ("splice",)),
         ("vision encoder", tower.model_type, TOWERS),
         ("its activation", tower.hidden_act, tuple(ACTIVATIONS)),
@@ -58,9 +58,8 @@ def check_vision(config: LlavaConfig, processor: LlavaProcessor) -> None:
         ("do_rescale", settings.get("do_rescale"), (True,)),
         ("do_normalize", settings.get("do_normalize"), (True,)),
         ("rescale_factor", round(1 / settings.get("rescale_factor", 1), 6), (255.0,)),
-    ):
-        if value not in known:
-            raise CannotExpress(f"{name}={value!r}: llama.cpp has {' and '.join(map(repr, known))} there. {ELSEWHERE}")
+    )
+    check_known("llama.cpp", known, ELSEWHERE)
     if config.vision_feature_select_strategy == "full" and config.num_additional_image_tokens:
         raise CannotExpress(
             "vision_feature_select_strategy='full' keeps the class token, which llama.cpp leaves out: train with "

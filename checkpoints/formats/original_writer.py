@@ -16,7 +16,7 @@ from ...processing import LlavaProcessor
 from ...processing.layout_anyres import NEXT_GRIDS, ONEVISION_GRIDS
 from ..proof.proving import Mismatch
 from .connector_names import LINE_BREAK
-from .format_base import CannotExpress, Given, Writer
+from .format_base import CannotExpress, Given, Writer, check_known
 from .llava_next import canvases_of
 from .original import CONNECTORS, LANGUAGE, PARTS, STRATEGIES, TEMPLATES, OriginalReader
 from .tensor_files import read_tensors
@@ -37,7 +37,7 @@ class OriginalWriter(Writer):
     def check(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
         config = model.config
         pooled = (config.projector_options or {}).get("pooled_tokens")
-        for name, value, known in (
+        settings: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
             ("language model", config.text_config.model_type, tuple(TEMPLATES)),
             ("vision encoder", config.vision_config.model_type, ENCODERS),
             ("projector_type", config.projector_type, CONNECTORS),
@@ -48,12 +48,8 @@ class OriginalWriter(Writer):
             ("multimodal_projector_bias", config.multimodal_projector_bias, (True,)),
             ("projector_hidden_act", config.projector_hidden_act, ("gelu",)),
             ("vision_feature_layer", type(config.vision_feature_layer), (int,)),
-        ):
-            if value not in known:
-                raise CannotExpress(
-                    f"{name}={value!r}: the original code has {' and '.join(map(repr, known))} there. Serve our own class "
-                    "(trust_remote_code=True)."
-                )
+        )
+        check_known("the original code", settings, "Serve our own class (trust_remote_code=True).")
         if not vision_name(config):
             raise CannotExpress(
                 f"provenance in config.json is {config.provenance} and names no vision encoder, which the original code loads "

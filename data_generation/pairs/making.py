@@ -9,7 +9,6 @@ A pair is a line::
 """
 
 import itertools
-import json
 import os
 import random
 from collections import Counter
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...rows.files import Row, read_rows, replacing, write_rows
+from ...rows.files import Row, read_rows, write_object, write_rows
 from ...rows.images import resolve_images
 from ...rows.registry import look_up
 from ...rows.schema import make_row, normalize_row, row_name
@@ -102,8 +101,7 @@ def write_pairs(
         "named": dict(named.most_common()),
         "left_out": dict(left_out),
     }
-    with replacing(Path(output).with_suffix(".report.json")) as page:
-        page.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_object(report, Path(output).with_suffix(".report.json"))
     return report
 
 

@@ -8,7 +8,6 @@
         journal.jsonl    the answers (see journal.py)
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...rows.files import replacing, write_rows
+from ...rows.files import file_fingerprint, write_object, write_rows
 from ..contexts.schema import read_contexts
 from ..prompts.prompt import SHIPPED, Prompt, prompts_hash
 
@@ -79,12 +78,12 @@ def open_run(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        settings["contexts_hash"] = _hash(contexts)
+        settings["contexts_hash"] = file_fingerprint(contexts)[:16]
         pictures = (image_folder or "") if any("image" in prompt.sees for prompt in prompts) else None
         settings["contexts"] = write_rows(read_contexts(contexts, pictures), partial / CONTEXTS)
         for prompt in prompts:
             shutil.copytree(Path(prompt_folder or SHIPPED) / prompt.type, partial / PROMPTS / prompt.type)
-        _write_settings(partial, settings)
+        write_object(settings, partial / SETTINGS)
         os.rename(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -107,7 +106,7 @@ def _reopen(path: Path, contexts: str | os.PathLike, settings: dict[str, Any], p
     before = load_run(path).settings
     now = before | settings
     if not os.path.samefile(contexts, path / CONTEXTS):
-        now["contexts_hash"] = _hash(contexts)
+        now["contexts_hash"] = file_fingerprint(contexts)[:16]
     differing = [name for name in now if name not in CHANGEABLE and now[name] != before.get(name)]
     if differing:
         changes = "; ".join(f"{name} was {before.get(name)!r} and is now {now[name]!r}" for name in differing)
@@ -117,7 +116,7 @@ def _reopen(path: Path, contexts: str | os.PathLike, settings: dict[str, Any], p
             f"{path} holds a run with other settings: {changes}. Take the same ones, or name a new folder."
         )
     if now != before:
-        _write_settings(path, now)
+        write_object(now, path / SETTINGS)
     return RunFolder(path, now)
 
 
@@ -133,13 +132,3 @@ def _changed_prompts(path: Path, prompt_folder: Path, types: Iterable[str]) -> l
 
 def _content(file: Path) -> str | None:
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None
-
-
-def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    with replacing(path / SETTINGS) as partial:
-        partial.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _hash(contexts: str | os.PathLike) -> str:
-    with open(contexts, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ...rows.bad_rows import BadRows
 from ...rows.files import read_rows, write_rows
 from ...rows.images import open_image, resolve_images
 from ...rows.leak_record import record_path, write_leak_record
-from ...rows.schema import BadRow, normalize_row, row_name
+from ...rows.schema import BadRow, image_key, normalize_row, row_name
 from .benchmarks import Benchmark, pieces_of, question_alone, shown_images, texts_of_message
 from .picture_index import PictureIndex, PictureMatch, Seen
 from .text_index import TextIndex, TextMatch
@@ -80,7 +79,7 @@ def check_leaks(
     """
     rows, bad = Path(rows), BadRows(on_bad_row)
     folder = image_folder or rows.parent
-    pictures, of_pictures = _numbered((image for asked in _questions(against) for image in asked.images), _picture_key)
+    pictures, of_pictures = _numbered((image for asked in _questions(against) for image in asked.images), image_key)
     texts, of_texts = _numbered((text for asked in _questions(against) for text in asked.texts), str)
     index = _picture_index(pictures, encode)
     shown: dict[int, list[PictureMatch]] = {}
@@ -128,7 +127,7 @@ class _Asking:
         for at, benchmark in enumerate(against):
             for place, asked in enumerate(benchmark.asked):
                 for image in asked.images:
-                    self.of_picture.setdefault(pictures[_picture_key(image)], []).append((at, place))
+                    self.of_picture.setdefault(pictures[image_key(image)], []).append((at, place))
                 for text in asked.texts:
                     self.of_text.setdefault(texts[text], []).append((at, place))
 
@@ -197,16 +196,9 @@ def _numbered(things: Iterable[Any], key: Callable[[Any], str]) -> tuple[list[An
     return different, numbers
 
 
-def _picture_key(image: Any) -> str:
-    """What a picture is known by before it is opened."""
-    if isinstance(image, Mapping):
-        return image["path"] if image.get("bytes") is None else sha256(image["bytes"]).hexdigest()
-    return os.fspath(image) if isinstance(image, str | os.PathLike) else repr(id(image))
-
-
 def _place(image: Any) -> int:
     """The hash of it: millions of paths would fill the memory."""
-    return hash(_picture_key(image))
+    return hash(image_key(image))
 
 
 def _rows(path: Path, folder: str | os.PathLike, bad: BadRows) -> Iterator[_Row]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ...rows.files import replacing
+from ...rows.files import replacing, write_object
 from ..metrics.intervals import LEVEL, Interval, drawn_scores, least_differences, percentiles
 from ..metrics.scoring import Result, write_scores
 from ..task import Task
@@ -108,7 +108,7 @@ def read_results(folder: str | os.PathLike) -> SavedResult:
 
 def write_run(run: Mapping[str, Any], folder: Path) -> None:
     """Write `run.json`."""
-    _write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", folder / RUN)
+    write_object(run, folder / RUN)
 
 
 def markdown_table(

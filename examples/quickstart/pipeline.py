@@ -26,7 +26,7 @@ from .rows import alignment_rows_of, detail_turn, instruction_rows, without_imag
 from .side_process import SideProcess
 from .text import read_and_answer, train_tokenizer
 from .training import Run, Stage, train_and_ask
-from .world import CELL_SIDE, COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene
+from .world import CELL_SIDE, COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene, save_pictures
 
 MARK = "quickstart.json"  # says that a folder is a quickstart's own, to be replaced by the next
 
@@ -189,11 +189,7 @@ class Quickstart:
 
     def save(self, pictures: list[Image.Image], name: str) -> list[str]:
         """Write pictures to files; returns their paths from the run's folder."""
-        (self.folder / "scenes" / name).mkdir(parents=True, exist_ok=True)
-        paths = [f"scenes/{name}/{number:05}.png" for number in range(len(pictures))]
-        for picture, path in zip(pictures, paths, strict=True):
-            picture.save(self.folder / path)
-        return paths
+        return save_pictures(pictures, self.folder, f"scenes/{name}")
 
     # ---- what was learnt ----
 

@@ -21,7 +21,7 @@ from ..rows.files import write_rows
 from ..rows.schema import make_row
 from .questions import KINDS, Examiner, with_article
 from .rows import Turn, detail_turn
-from .world import COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene
+from .world import COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene, save_pictures
 
 MOST_OF_A_PICTURE = 3  # things that are there and are asked about, and as many that are not (arXiv:2305.10355)
 
@@ -39,7 +39,7 @@ def write_scenes(output_dir: str | os.PathLike, seed: int = 0, scenes: int = 120
     held_out = held_out_pairs(seed)
     rng = random.Random(f"preferences {seed}")
     shown = [sample_scene(rng, held_out) for _ in range(scenes)]
-    pictures = _save(shown, folder, "pictures")
+    pictures = save_pictures(list(map(draw_scene, shown)), folder, "pictures")
     contexts = [context_of(scene, picture) for scene, picture in zip(shown, pictures, strict=True)]
     write_rows(contexts, folder / "contexts.jsonl")
     write_rows(_rows(shown, contexts, rng), folder / "rows.jsonl")
@@ -49,9 +49,8 @@ def write_scenes(output_dir: str | os.PathLike, seed: int = 0, scenes: int = 120
     rng = random.Random(f"POPE {seed}")
     asked = [sample_scene(rng, held_out) for _ in range(exam_scenes)]
     (folder / "pope").mkdir(exist_ok=True)
-    _write_pope(
-        [context_of(*one) for one in zip(asked, _save(asked, folder, "exam"), strict=True)], folder / "pope", rng
-    )
+    pictures = save_pictures(list(map(draw_scene, asked)), folder, "exam")
+    _write_pope([context_of(*one) for one in zip(asked, pictures, strict=True)], folder / "pope", rng)
 
 
 def context_of(scene: Scene, picture: str) -> dict[str, Any]:
@@ -77,15 +76,6 @@ def absent_by_rank(context: dict[str, Any], counts: ObjectCounts, negatives: str
     absent = sorted(set(counts.pictures) - set(present))
     rng.shuffle(absent)
     return sorted(absent, key=lambda category: -NEGATIVES[negatives](counts, category, present))
-
-
-def _save(scenes: Sequence[Scene], folder: Path, name: str) -> list[str]:
-    """Write pictures to files; returns their paths from the folder."""
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    paths = [f"{name}/{number:05}.png" for number in range(len(scenes))]
-    for scene, path in zip(scenes, paths, strict=True):
-        draw_scene(scene).save(folder / path)
-    return paths
 
 
 def _rows(scenes: Sequence[Scene], contexts: list[dict[str, Any]], rng: random.Random) -> list[dict[str, Any]]:

@@ -9,7 +9,9 @@ whoever answers a question about them has put together what it knows of the colo
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -142,6 +144,15 @@ def draw_scene(scene: Scene) -> Image.Image:
     for thing in scene.things:
         _draw_thing(pen, thing)
     return picture
+
+
+def save_pictures(pictures: Sequence[Image.Image], folder: Path, name: str) -> list[str]:
+    """Write pictures to a folder below another; returns their paths from that."""
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    paths = [f"{name}/{number:05}.png" for number in range(len(pictures))]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(folder / path)
+    return paths
 
 
 def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
