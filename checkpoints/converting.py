@@ -34,10 +34,12 @@ class Conversion:
     Args:
         format: The foreign format.
         proof: A table, headings first, see `Reader.prove`.
+        differs: What it does otherwise, and was not asked for, see `Reader`.
     """
 
     format: str
     proof: list[list[str]]
+    differs: str = ""
 
     @property
     def shown(self) -> str:
@@ -72,7 +74,7 @@ def import_checkpoint(
     elsewhere = (model.config.provenance or {}).get("backbones") or {}
     model.config.provenance = {
         "backbones": {"vision": str(source), "language": str(source)} | elsewhere,
-        "converted": {"format": name, "source": str(source)},
+        "converted": {"format": name, "source": str(source), "differs": reader.DIFFERS},
     }
     view = processor.image_size
     with staging_folder(final, remedy=REMEDY) as staging:
@@ -81,7 +83,7 @@ def import_checkpoint(
         del model  # two more are loaded for the proof, one after the other
         proof = reader.prove(folder, staging, view)
         replace_files(staging, final)
-    return Conversion(name, proof)
+    return Conversion(name, proof, reader.DIFFERS)
 
 
 def export_checkpoint(
@@ -120,9 +122,9 @@ def export_checkpoint(
         writer.write(model.eval(), processor, staging, max_shard_size)
         del model
         proof = writer.prove(folder, staging, view)
-        (staging / CARD_FILE).write_text(exported_card(config, format, proof), encoding="utf-8")
+        (staging / CARD_FILE).write_text(exported_card(config, format, proof, writer.DIFFERS), encoding="utf-8")
         replace_files(staging, final)
-    return Conversion(format, proof)
+    return Conversion(format, proof, writer.DIFFERS)
 
 
 def merge_checkpoint(

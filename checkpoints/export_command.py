@@ -56,6 +56,8 @@ def _export(args: argparse.Namespace) -> int:
     done = export_checkpoint(args.checkpoint, args.output_dir, args.format, args.max_shard_size, **options)
     heads, *lines = done.proof
     show(table(heads, lines, title=f"{args.checkpoint} and {args.output_dir} ({done.format}) {done.shown}"))
+    if done.differs:
+        print(done.differs)
     return 0
 
 

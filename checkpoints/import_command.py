@@ -29,4 +29,6 @@ def _import(args: argparse.Namespace) -> int:
     done = import_checkpoint(args.source, args.output_dir, given, args.format, args.max_shard_size)
     heads, *lines = done.proof
     show(table(heads, lines, title=f"{args.source} ({done.format}) and {args.output_dir} {done.shown}"))
+    if done.differs:
+        print(done.differs)
     return 0

@@ -126,6 +126,7 @@ def _training(config: LlavaConfig) -> list[str]:
     lines = ["## Training", ""]
     if converted := provenance.get("converted"):
         lines += [f"Read from a checkpoint of the format {converted['format']}: {converted['source']}.", ""]
+        lines += [converted["differs"], ""] if converted.get("differs") else []
     elif not history:
         lines.append("Not trained yet: the connector has fresh weights.")
     for record in history:
@@ -133,13 +134,14 @@ def _training(config: LlavaConfig) -> list[str]:
     return lines
 
 
-def exported_card(config: LlavaConfig, format: str, proof: Sequence[Sequence[Any]]) -> str:
+def exported_card(config: LlavaConfig, format: str, proof: Sequence[Sequence[Any]], differs: str) -> str:
     """The card of a checkpoint that was written in another format.
 
     Args:
         config: Of the LLaVA.
         format: What it was written in.
         proof: A table, headings first: what source and target made of the same conversations.
+        differs: What it does otherwise, in sentences, or nothing.
     """
     shown, _, _ = model_card(config).partition("## How to load")
     lines = [
@@ -149,6 +151,7 @@ def exported_card(config: LlavaConfig, format: str, proof: Sequence[Sequence[Any
         "",
         markdown_lines(proof, text_columns=1),
         "",
+        *([differs, ""] if differs else []),
     ]
     return shown + "\n".join(lines)
 

@@ -9,6 +9,8 @@ NAMES = {
     "clip": "CLIPImageProcessor",
     "llava": "LlavaImageProcessor",
     "llava_next": "LlavaNextImageProcessor",
+    "llava_onevision": "LlavaOnevisionImageProcessor",
+    "internvl": "GotOcr2ImageProcessor",
 }
 STEPS = (
     "do_convert_rgb",

@@ -19,7 +19,8 @@ class LlavaFormat(NativeFormat):
     PROCESSOR: ClassVar[str] = "LlavaProcessor"
     LAYOUTS: ClassVar[tuple[str, ...]] = ("crop", "pad", "squeeze")
 
-    def layout_of(self, image_processor: Any) -> tuple[Any, dict[str, Any]]:
+    def layout_of(self, processor: Any) -> tuple[Any, dict[str, Any]]:
+        image_processor = processor.image_processor
         if getattr(image_processor, "do_pad", None):  # a field of `LlavaImageProcessor`
             return with_settings_of(image_processor, "clip"), {"image_aspect_ratio": "pad"}
         layout = "crop" if getattr(image_processor, "do_center_crop", None) else "squeeze"

@@ -21,7 +21,8 @@ class LlavaNextFormat(NativeFormat):
     LAYOUTS: ClassVar[tuple[str, ...]] = ("anyres",)
     NEWLINE: ClassVar[str | None] = "image_newline"
 
-    def layout_of(self, image_processor: Any) -> tuple[Any, dict[str, Any]]:
+    def layout_of(self, processor: Any) -> tuple[Any, dict[str, Any]]:
+        image_processor = processor.image_processor
         candidates = [list(canvas) for canvas in image_processor.image_grid_pinpoints]
         layout = {"image_aspect_ratio": "anyres", "image_layout_options": {"candidates": candidates}}
         return with_settings_of(image_processor, "clip"), layout

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 import transformers
 from transformers import AutoModelForImageTextToText
+from transformers.utils import is_torchvision_available
 
 from ...modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from ...processing import LlavaProcessor
@@ -27,9 +28,10 @@ from ..proof.proving import proof_table, prove
 from ..proof.witness import load_processor
 from .connector_names import LINE_BREAK, as_two_layers, two_layer_act
 from .format_base import CannotExpress, Given, Reader, Writer
+from .image_marks import IMAGE
 
 # How the templates of `processing/` write what starts a text anew
-STARTS = ("image_token or '<image>'", "bos_token or ''")
+STARTS = (IMAGE, "bos_token or ''")
 
 
 class NativeFormat(Reader, Writer):
@@ -42,6 +44,7 @@ class NativeFormat(Reader, Writer):
         CONNECTORS: The connectors of ours that it can say.
         LAYOUTS: Likewise the layouts of images.
         NEWLINE: Its name for the embedding that ends a row of features; None where it has none.
+        SHOWS_VIDEOS: Whether its processor has one for videos beside that for images, which needs torchvision.
     """
 
     MODEL_TYPE: ClassVar[str]
@@ -50,18 +53,28 @@ class NativeFormat(Reader, Writer):
     CONNECTORS: ClassVar[tuple[str, ...]] = ("linear", "mlp2x_gelu")
     LAYOUTS: ClassVar[tuple[str, ...]]
     NEWLINE: ClassVar[str | None] = None
+    SHOWS_VIDEOS: ClassVar[bool] = False
 
     # ------------------------------------------------------------------------------------------------ in
 
     @abstractmethod
-    def layout_of(self, image_processor: Any) -> tuple[Any, dict[str, Any]]:
-        """An image processor for a view, from theirs, and the fields of our processor that say how images are laid out."""
+    def layout_of(self, processor: Any) -> tuple[Any, dict[str, Any]]:
+        """From their processor, an image processor for a view, and our processor's fields that say how images are laid out."""
+
+    def our_connector(self, their_config: Any) -> dict[str, Any]:
+        """The fields of our config that say what connector theirs has."""
+        return {"projector_type": "mlp2x_gelu"}
+
+    def our_template(self, processor: Any) -> Any:
+        """The chat template with which our processor comes to the token ids of theirs."""
+        return processor.chat_template
 
     def recognises(self, config: Mapping[str, Any]) -> bool:
         return config.get("model_type") == self.MODEL_TYPE and "vision_config" in config
 
     def read(self, folder: Path, given: Given) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
         _check_none_given(self.MODEL_TYPE, given)
+        self._check_torchvision()
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -75,8 +88,8 @@ class NativeFormat(Reader, Writer):
             text_config=text_config,
             image_token_index=theirs.config.image_token_id,
             view_size=view_size(processor.image_processor),
-            projector_type="mlp2x_gelu",
             image_line_break=self.NEWLINE is not None,
+            **self.our_connector(theirs.config),
             **feature_fields(theirs.config),
         )
         body = theirs.model
@@ -87,12 +100,12 @@ class NativeFormat(Reader, Writer):
         model.model.multi_modal_projector.load_state_dict(weights, assign=True)
         model.generation_config = theirs.generation_config
         model.config.image_seq_length = measure_image_tokens(model.eval())
-        image_processor, layout = self.layout_of(processor.image_processor)
+        image_processor, layout = self.layout_of(processor)
         ours = processor_for(
             model.config,
             image_processor,
             processor.tokenizer,
-            chat_template=given.chat_template or processor.chat_template,
+            chat_template=given.chat_template or self.our_template(processor),
             image_token=processor.image_token,
             starts_text_anew=False,
             **layout,
@@ -113,7 +126,12 @@ class NativeFormat(Reader, Writer):
     def their_image_processor(self, processor: LlavaProcessor) -> Any:
         """Their image processor, from ours."""
 
+    def their_weights(self, weights: Mapping[str, torch.Tensor], config: LlavaConfig) -> dict[str, torch.Tensor]:
+        """The weights of their connector, from the state dict of ours."""
+        return as_two_layers(weights, config)
+
     def check(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+        self._check_torchvision()
         config, name = model.config, self.MODEL_TYPE
         pooled = (config.projector_options or {}).get("pooled_tokens")
         if config.image_fusion != "splice":
@@ -153,16 +171,17 @@ class NativeFormat(Reader, Writer):
         theirs.model.vision_tower = model.model.vision_tower
         theirs.model.language_model = model.model.language_model
         theirs.lm_head = model.lm_head
-        weights = as_two_layers(model.model.multi_modal_projector.state_dict(), model.config)
+        weights = self.their_weights(model.model.multi_modal_projector.state_dict(), model.config)
         if self.NEWLINE is not None:
             newline = torch.nn.Parameter(weights.pop(LINE_BREAK), requires_grad=False)
             setattr(theirs.model, self.NEWLINE, newline)
         theirs.model.multi_modal_projector.load_state_dict(weights, assign=True)
         theirs.generation_config = model.generation_config
         theirs.save_pretrained(folder, max_shard_size=max_shard_size)
-        self._their_processor(model.config, processor).save_pretrained(folder)
+        self.their_processor(model.config, processor).save_pretrained(folder)
 
-    def _their_processor(self, config: LlavaConfig, processor: LlavaProcessor) -> Any:
+    def their_processor(self, config: LlavaConfig, processor: LlavaProcessor) -> Any:
+        """Their processor, from ours."""
         return getattr(transformers, self.PROCESSOR)(
             self.their_image_processor(processor),
             processor.tokenizer,
@@ -172,6 +191,13 @@ class NativeFormat(Reader, Writer):
             image_token=processor.image_token,
             num_additional_image_tokens=config.num_additional_image_tokens or 0,
         )
+
+    def _check_torchvision(self) -> None:
+        if self.SHOWS_VIDEOS and not is_torchvision_available():
+            raise ValueError(
+                f"The processor of {self.MODEL_TYPE!r} reads videos too, for which transformers needs torchvision: "
+                "pip install torchvision, and start again."
+            )
 
 
 def check_all_known(folder: Path, info: Mapping[str, Any]) -> None:
@@ -241,7 +267,7 @@ def feature_fields(config: Any) -> dict[str, Any]:
         "vision_feature_layer": config.vision_feature_layer,
         "vision_feature_select_strategy": strategy,
         "projector_hidden_act": config.projector_hidden_act,
-        "multimodal_projector_bias": config.multimodal_projector_bias,
+        "multimodal_projector_bias": getattr(config, "multimodal_projector_bias", True),
     }
 
 

@@ -34,6 +34,7 @@ from ..proof.proving import Mismatch
 from ..stop_tokens import add_stop_tokens
 from .connector_names import LINE_BREAK
 from .format_base import Given, Reader
+from .image_marks import with_image_marks
 from .native import check_all_known
 from .tensor_files import read_tensors
 
@@ -228,7 +229,7 @@ def _processor(
     layout, options = layout_of(said)
     template = template_text(given.chat_template or TEMPLATES[LANGUAGE[said["model_type"]]])
     if said.get("mm_use_im_start_end", False):
-        template = re.sub(r"image_token or '<image>'", f"'{IM_START}' ~ (\\g<0>) ~ '{IM_END}'", template)
+        template = with_image_marks(template, IMAGE_PLACEHOLDER, IM_START, IM_END)
     return processor_for(
         config,
         image_processor,

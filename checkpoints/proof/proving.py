@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from . import witness
 from .prompts import proof_conversations, question_of
+from .witness import TEXTS
 
 # Greatest difference of scores, in shares of the greatest score, that arithmetic in another order may make
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -45,7 +47,7 @@ class Compared:
 
 
 def prove(source: Path, target: Path, view_size: tuple[int, int]) -> list[Compared]:
-    """Ask two checkpoints the same, each in a process without llavakit, one after the other.
+    """Ask two checkpoints the same, one after the other, in a process without llavakit.
 
     Args:
         source: Folder of the one.
@@ -63,7 +65,7 @@ def prove(source: Path, target: Path, view_size: tuple[int, int]) -> list[Compar
         folder = Path(scratch)
         conversations = proof_conversations(view_size, folder)
         (folder / "conversations.json").write_text(json.dumps(conversations), encoding="utf-8")
-        said = [ask(checkpoint, folder, folder / name) for name, checkpoint in (("a", source), ("b", target))]
+        said = ask([source, target], folder)
     compared = [compare(*each) for each in zip(conversations, *said, strict=True)]
     check(compared, source, target)
     return compared
@@ -80,20 +82,28 @@ def check(compared: list[Compared], source: Path | str, target: Path | str) -> N
             )
 
 
-def ask(checkpoint: Path, folder: Path, out: Path, dtype: str = "auto") -> list[dict[str, Any]]:
-    """What a checkpoint says to each of the conversations in `folder`, see `witness`."""
-    out.mkdir()
-    arguments = (checkpoint, folder / "conversations.json", out, dtype)
+def ask(checkpoints: Sequence[Path], folder: Path, dtype: str = "auto") -> list[list[dict[str, Any]]]:
+    """What each checkpoint says to the conversations in `folder`, see `witness`.
+
+    Raises:
+        CannotAsk: One of them cannot be loaded or asked.
+    """
+    outs = [folder / f"said-{number}" for number in range(len(checkpoints))]
+    arguments: list[Any] = [folder / "conversations.json", dtype]
+    for checkpoint, out in zip(checkpoints, outs, strict=True):
+        out.mkdir()
+        arguments += [checkpoint, out]
     command = [sys.executable, "-I", witness.__file__, *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode != 0:
-        raise CannotAsk(f"{checkpoint} cannot be asked:\n{ran.stderr.strip()[-2000:]}")
-    return read_record(out)
+        failed = sum((out / TEXTS).exists() for out in outs)  # as many have answered
+        raise CannotAsk(f"{checkpoints[failed]} cannot be asked:\n{ran.stderr.strip()[-2000:]}")
+    return [read_record(out) for out in outs]
 
 
 def read_record(out: Path) -> list[dict[str, Any]]:
     """What `witness.record` wrote: tensors and texts by their names, a conversation each."""
-    told: list[dict[str, Any]] = json.loads((out / "texts.json").read_text("utf-8"))
+    told: list[dict[str, Any]] = json.loads((out / TEXTS).read_text("utf-8"))
     for name, tensor in load_file(out / "tensors.safetensors").items():
         index, _, name = name.partition(".")
         told[int(index)][name] = tensor

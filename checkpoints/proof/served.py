@@ -66,7 +66,7 @@ def prove_served(
         folder = Path(scratch)
         conversations = proof_conversations(view_size, folder, shapes)
         (folder / "conversations.json").write_text(json.dumps(conversations), encoding="utf-8")
-        told = ask(source, folder, folder / "told", "float32")
+        [told] = ask([source], folder, "float32")
         messages = [_openai_messages(conversation) for conversation in conversations]
         completions = asyncio.run(_answers(served, messages))
         lines = [["asked", "tokens", "ids", "first token", "answer"]]

@@ -1,6 +1,6 @@
-"""What a checkpoint makes of some conversations, told by transformers alone: run in a process of its own, as a file.
+"""What checkpoints make of some conversations, told by transformers alone: run in a process of its own, as a file.
 
-    python -I witness.py FOLDER CONVERSATIONS.json OUT [DTYPE]
+    python -I witness.py CONVERSATIONS.json DTYPE FOLDER OUT [FOLDER OUT ...]
 
 `CONVERSATIONS.json` is a list of conversations in transformers' format, whose images are paths. `OUT/tensors.safetensors`
 gets, for the conversation K, `K.ids` (length,), and where there are images `K.pixels` (views, channels, height, width) and
@@ -9,6 +9,7 @@ the rendered prompts, the greedy answers, and for each token of an answer the li
 to there with each, without control tokens, and its log-likelihood.
 """
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -17,12 +18,15 @@ from typing import Any
 LAST = 8  # positions of the prompt whose logits are told
 NEW_TOKENS = 16  # of a greedy answer
 LIKELIEST = 8  # tokens that are told of each place of it
+TEXTS = "texts.json"  # written last
 
 
 def main() -> None:
     sys.modules["llavakit"] = None  # type: ignore[assignment]  # what is imported instead lies beside the weights
-    folder, conversations, out, *dtype = sys.argv[1:]
-    record(folder, json.loads(Path(conversations).read_text(encoding="utf-8")), Path(out), *dtype)
+    conversations, dtype, *folders = sys.argv[1:]
+    for folder, out in zip(folders[::2], folders[1::2], strict=True):
+        record(folder, json.loads(Path(conversations).read_text(encoding="utf-8")), Path(out), dtype)
+        gc.collect()  # one model at a time is in memory
 
 
 def record(folder: str, conversations: list[Any], out: Path, dtype: str = "auto") -> None:
@@ -41,7 +45,7 @@ def record(folder: str, conversations: list[Any], out: Path, dtype: str = "auto"
             tensors |= {f"{index}.{name}": tensor.clone().contiguous() for name, tensor in told.items()}
             texts.append(text)
     save_file(tensors, out / "tensors.safetensors")
-    (out / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    (out / TEXTS).write_text(json.dumps(texts), encoding="utf-8")
 
 
 def ships_code(folder: str | Path) -> bool:
@@ -57,6 +61,7 @@ def load_processor(folder: str | Path) -> Any:
 
 
 def _tell(model: Any, processor: Any, conversation: list[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    conversation = [{**turn, "content": [_opened(block) for block in turn["content"]]} for turn in conversation]
     inputs = processor.apply_chat_template(
         conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
@@ -81,6 +86,13 @@ def _tell(model: Any, processor: Any, conversation: list[Any]) -> tuple[dict[str
         "answer": processor.decode(written),
         "likeliest": likeliest,
     }
+
+
+def _opened(block: dict[str, Any]) -> dict[str, Any]:
+    """A block with its picture in place of the path: with torchvision, transformers would decode the file by that."""
+    from PIL import Image
+
+    return {**block, "image": Image.open(block["image"])} if block["type"] == "image" else block
 
 
 def _likeliest(processor: Any, written: list[int], logits: Any) -> list[list[tuple[str, float]]]:

@@ -15,7 +15,11 @@ from ..modeling_llava.backbone_families import SIZES
 from ..modeling_llava.backbone_families import VISION as ENCODERS
 
 WORDS = "A chat between a curious user and an assistant. What is in this picture? Where is the square? USER ASSISTANT"
-SMALL_PATCHES = {"CLIP": {"image_size": 28, "patch_size": 7}, "SigLIP": {"image_size": 28, "patch_size": 7}}
+SMALL_PATCHES = {
+    "CLIP": {"image_size": 28, "patch_size": 7},
+    "SigLIP": {"image_size": 28, "patch_size": 7},
+    "InternViT": {"image_size": [28, 28], "patch_size": [7, 7]},
+}
 
 
 @pytest.fixture(scope="session")
