@@ -1,4 +1,4 @@
-"""`llavakit sft`: start the training script through accelerate, as `trl sft` starts its own."""
+"""`llavakit sft`: the training script, in this process or, where there are several, through accelerate as `trl sft` does."""
 
 import argparse
 import logging
@@ -25,7 +25,7 @@ class _Splitter(TrlParser):
 
 
 def main(argv: list[str]) -> int:
-    """Launch the training script.
+    """Launch the training script; here, where it is one process and the libraries are imported already.
 
     Flags that the script does not know (`--num_processes 8`, `--config_file fsdp.yaml`, ...) are accelerate's; a YAML
     file given by `--config` may hold both kinds.
@@ -40,10 +40,13 @@ def main(argv: list[str]) -> int:
         SystemExit: `--help` was asked for, or a flag has a value that is none of its choices.
     """
     try:
-        arguments = _launch_arguments(argv)
+        arguments, launchers_own = _launch_arguments(argv)
+        here = _trains_here(arguments, launchers_own)
     except (ValueError, OSError) as error:
         print(f"llavakit sft: {error}", file=sys.stderr)
         return 1
+    if here:
+        return sft.run(arguments.training_script_args)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the script has said what failed
     try:
         if arguments.use_cpu and (arguments.num_processes or 1) > 1:
@@ -59,8 +62,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _launch_arguments(argv: list[str]) -> argparse.Namespace:
-    """What accelerate's launcher gets: its own flags, the script, and the script's."""
+def _launch_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What accelerate's launcher gets, its own flags, the script and the script's; and those of its own that were given."""
     splitter = _Splitter(sft.CONFIG_CLASSES, prog="llavakit sft")  # type: ignore[arg-type]
     # -h ends here. What the script's parser does not take is for accelerate, from the YAML file and from the command line
     script_args, from_config, from_command_line = splitter.parse_args_and_config(
@@ -77,7 +80,15 @@ def _launch_arguments(argv: list[str]) -> argparse.Namespace:
     _settle_machine(arguments)
     if arguments.use_cpu:
         arguments.training_script_args += ["--use_cpu", "true"]
-    return arguments
+    return arguments, launchers_own
+
+
+def _trains_here(arguments: argparse.Namespace, launchers_own: list[str]) -> bool:
+    """Whether accelerate's launcher would start one process and set nothing for it."""
+    given = {flag.partition("=")[0] for flag in launchers_own if flag.startswith("-")}
+    configured = os.path.isfile(default_config_file)
+    devices = 0 if arguments.use_cpu else torch.accelerator.device_count()
+    return given <= {"--num_processes", "--cpu"} and arguments.num_processes == 1 and not configured and devices <= 1
 
 
 def _settle_machine(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """The training script behind `llavakit sft`: trl's `sft` script with our rows, stages and trainer.
 
-`llavakit sft` starts this file through `accelerate launch`, as `trl sft` does with its own, so one machine or many
-is a matter of accelerate's flags alone.
+`llavakit sft` runs this file, or starts it through `accelerate launch`, as `trl sft` does with its own, so one machine or
+many is a matter of accelerate's flags alone.
 """
 
 import gc
@@ -195,14 +195,21 @@ def _show_messages() -> None:
         ours.addHandler(handler)
 
 
-def _script() -> int:
-    """`_run`, with errors that explain themselves in one line: any before the first step, and ours after it."""
+def run(argv: list[str] | None = None) -> int:
+    """Train as the flags say, with errors that explain themselves in one line: any before the first step, ours after it.
+
+    Args:
+        argv: Flags. Default: those of the process.
+
+    Returns:
+        The exit status.
+    """
     from llavakit.checkpoints.safe_writing import SaveFailed
     from llavakit.rows.schema import BadRow
     from llavakit.train.sft_trainer import NonFiniteLoss
 
     try:
-        arguments = _parse(None)
+        arguments = _parse(argv)
         trainer = set_up(*arguments)
     except (ValueError, OSError, ImportError) as error:
         return _say(error)
@@ -222,4 +229,4 @@ def _say(error: BaseException) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_script())
+    sys.exit(run())

@@ -51,7 +51,7 @@ def sft(rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     def run(model: str, *flags: str) -> tuple[int, str]:
         argv = ["sft", "--model_name_or_path", model, "--dataset_name", str(rows_file), *FLAGS, *flags]
         monkeypatch.setattr("sys.argv", [*argv, "--output_dir", str(tmp_path / "out")])
-        status = script._script()
+        status = script.run()
         said = capsys.readouterr().err
         assert not (tmp_path / "out" / "model.safetensors").exists() or status == 0
         return status, said[said.rfind("llavakit sft: ") :]

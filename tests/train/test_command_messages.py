@@ -66,6 +66,26 @@ def test_a_launch_that_cannot_be_is_one_line(flags: list[str], said: str, capsys
 
 
 @pytest.mark.parametrize(
+    ("flags", "here"),
+    [
+        ([], True),
+        (["--num_processes", "1"], True),
+        (["--num_processes", "2"], False),
+        (["--num_cpu_threads_per_process", "1"], False),
+        (["--config_file", "accelerate.yaml"], False),
+    ],
+)
+def test_one_process_is_this_one(flags: list[str], here: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another would import everything once more, ten seconds of a start. What the launcher must set is left to it."""
+    monkeypatch.chdir(tmp_path)
+    Path("accelerate.yaml").write_text(
+        "{compute_environment: LOCAL_MACHINE, distributed_type: 'NO', num_processes: 1}"
+    )
+    arguments, launchers_own = launch._launch_arguments(["--output_dir", "out", "--use_cpu", "true", *flags])
+    assert launch._trains_here(arguments, launchers_own) is here
+
+
+@pytest.mark.parametrize(
     ("flags", "said"),
     [
         (["--packing", "true"], "--packing True is refused: rows with images are not packed"),
@@ -80,7 +100,7 @@ def test_a_mistake_is_told_without_a_traceback(
 ):
     argv = ["sft", "--model_name_or_path", tiny_llava, "--dataset_name", str(rows_file), "--use_cpu", *ONE_STEP]
     monkeypatch.setattr(sys, "argv", [*argv, "--output_dir", str(tmp_path / "out"), *flags])
-    assert script._script() == 1
+    assert script.run() == 1
     error = capsys.readouterr().err
     last = error[error.index("llavakit sft: ") :]
     assert said in last and "Traceback" not in last
