@@ -71,7 +71,7 @@ def boxes_page(conversation: Conversation) -> str:
     lines: list[str] = []
     for number, (named, turns) in enumerate(zip(conversation.models, conversation.histories, strict=True)):
         answer = turns[-1]["content"] if turns else ""
-        boxes = named.processor.boxes_in(answer, *image.size)
+        boxes = [] if named.processor is None else named.processor.boxes_in(answer, *image.size)
         own = coloured(boxes) if len(conversation.models) == 1 else [(box, COLOURS[number]) for box in boxes]
         marks += own
         lines += [_line(box, colour, image.size) for box, colour in own]

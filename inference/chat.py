@@ -14,6 +14,7 @@ from PIL import Image
 from ..checkpoints.loading import load_model, load_processor
 from ..rows.images import open_visual, visual_at
 from .answer_boxes import check_suffix, lines_of, save_marked
+from .served_session import ServedSession, Server
 from .session import ChatSession
 
 HELP = """Ask a question. A path of a picture or video, typed or pasted, shows it; a question may follow.
@@ -57,6 +58,7 @@ def chat(
     temperature: float = 0.0,
     trust_remote_code: bool = False,
     draw_boxes: str | None = None,
+    server: Server | None = None,
     read: Callable[[str], str] = input,
 ) -> None:
     """`llavakit chat`: print the answer to one question, or talk until the user leaves.
@@ -69,6 +71,7 @@ def chat(
         temperature: Of sampling; 0 is greedy.
         trust_remote_code: Needed only for backbones that ship their own code.
         draw_boxes: Where the picture goes with the boxes of an answer on it, each time an answer has any.
+        server: That has the model, by the name that `model_path` is. Default: it is loaded here.
         read: Asks the user for a line.
 
     Raises:
@@ -81,7 +84,11 @@ def chat(
     picture = None if image is None else visual_at(image)
     if picture is not None:
         open_visual(picture, "--image")  # before a model is loaded
-    session = ChatSession(*load_llava(model_path, trust_remote_code))
+    session: ChatSession | ServedSession
+    if server is None:
+        session = ChatSession(*load_llava(model_path, trust_remote_code))
+    else:
+        session = ServedSession(model_path, server)
     session.set_image(picture)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     if question is not None:
@@ -103,7 +110,9 @@ def chat(
             print(error, file=sys.stderr)
 
 
-def _follow(session: ChatSession, line: str, settings: dict[str, Any], draw_boxes: str | None = None) -> None:
+def _follow(
+    session: ChatSession | ServedSession, line: str, settings: dict[str, Any], draw_boxes: str | None = None
+) -> None:
     """Do what a line says: a command, a picture, a question.
 
     Raises:
@@ -131,7 +140,7 @@ def _follow(session: ChatSession, line: str, settings: dict[str, Any], draw_boxe
 
 
 def _print_answer(
-    session: ChatSession, question: str, settings: dict[str, Any], draw_boxes: str | None = None
+    session: ChatSession | ServedSession, question: str, settings: dict[str, Any], draw_boxes: str | None = None
 ) -> None:
     """Print an answer as it comes, and then where its boxes lie. Ctrl-C stops it, and the question does not count as
     asked.
@@ -144,6 +153,8 @@ def _print_answer(
     except KeyboardInterrupt:
         session.stop()
         print("\n(stopped; the question is taken back)")
+        return
+    if isinstance(session, ServedSession):
         return
     if len(session.images) == 1 and isinstance(image := session.images[0], Image.Image):
         _print_boxes(session, image, draw_boxes)  # of several, or of frames, no text says which it speaks of

@@ -1,6 +1,10 @@
 """`llavakit chat`: ask a checkpoint about an image, in the terminal or in the browser."""
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .served_session import Server
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--draw_boxes", default=None, metavar="FILE", help="save the picture here with the boxes of an answer on it"
     )
     parser.add_argument("--trust_remote_code", action="store_true")
+    parser.add_argument(
+        "--base_url", default=None, metavar="URL", help="of an OpenAI-compatible server (.../v1) that has the model"
+    )
+    parser.add_argument("--api_key_env", default="OPENAI_API_KEY", help="variable with the server's key (%(default)s)")
     parser.add_argument("--web", action="store_true", help="a page in the browser; the flags below are its own")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to; any but this machine's needs --auth")
     parser.add_argument("--port", type=int, default=7860)
@@ -38,8 +46,21 @@ def _chat(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         trust_remote_code=args.trust_remote_code,
         draw_boxes=args.draw_boxes,
+        server=_server(args),
     )
     return 0
+
+
+def _server(args: argparse.Namespace) -> "Server | None":
+    """Where the models are served, if they are."""
+    from ..endpoints.client import api_key_from
+    from .served_session import Server
+
+    if args.base_url is None:
+        return None
+    if args.draw_boxes is not None:
+        raise ValueError("--draw_boxes goes without --base_url: a server does not say how its model writes boxes.")
+    return Server(args.base_url, api_key_from(args.api_key_env, args.base_url))
 
 
 def _chat_in_browser(args: argparse.Namespace) -> int:
@@ -60,5 +81,6 @@ def _chat_in_browser(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
         trust_remote_code=args.trust_remote_code,
+        server=_server(args),
     )
     return 0

@@ -5,18 +5,36 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..reports.image_cuts import ImageCut
 from .picture import UploadedPicture
+from .served_session import ServedSession, Server
 from .session import ChatSession
 
 Turns = list[dict[str, str]]
 
 
+class ChatModel(Protocol):
+    """A model to talk with.
+
+    Attributes:
+        name: What it is called.
+        processor: Its processor, where that is at hand.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def processor(self) -> Any | None: ...
+    def session(self) -> ChatSession | ServedSession:
+        """A new conversation with it."""
+        ...
+
+
 @dataclass(frozen=True)
 class NamedModel:
-    """A model to talk with.
+    """A model in this process.
 
     Attributes:
         name: Path or Hub id of its checkpoint.
@@ -27,6 +45,26 @@ class NamedModel:
     name: str
     model: Any
     processor: Any
+
+    def session(self) -> ChatSession:
+        return ChatSession(self.model, self.processor)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that a server has.
+
+    Attributes:
+        name: As the server names it.
+        server: Where it is.
+    """
+
+    name: str
+    server: Server
+    processor: None = None
+
+    def session(self) -> ServedSession:
+        return ServedSession(self.name, self.server)
 
 
 class Conversation:
@@ -41,10 +79,10 @@ class Conversation:
         picture: What the conversation is about.
     """
 
-    def __init__(self, models: Sequence[NamedModel]) -> None:
+    def __init__(self, models: Sequence[ChatModel]) -> None:
         self.models = list(models)
         self.picture: UploadedPicture | None = None
-        self._sessions = [ChatSession(named.model, named.processor) for named in self.models]
+        self._sessions = [named.session() for named in self.models]
         self._settings: list[dict[str, Any]] = []  # those of each answered question
         self._id = uuid.uuid4().hex
         self._stopping = False
@@ -58,10 +96,11 @@ class Conversation:
 
     @property
     def cuts(self) -> list[ImageCut]:
-        """What each model's processor makes of the picture; none without one."""
+        """What each model's processor makes of the picture; none without one, and of a server none is known."""
         if self.picture is None:
             return []
-        return [ImageCut.of(named.processor, *self.picture.image.size) for named in self.models]
+        size = self.picture.image.size
+        return [ImageCut.of(named.processor, *size) for named in self.models if named.processor is not None]
 
     def show(self, picture: UploadedPicture | None) -> None:
         """Talk about another picture, or none: the conversation starts anew."""

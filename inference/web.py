@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from ..rows.extras import require
 from ..rows.images import MAX_IMAGE_PIXELS
 from .chat import load_llava
-from .conversation import NamedModel
+from .conversation import ChatModel, NamedModel, ServedModel
 from .feedback import Feedback
 from .generation import Sampling
 from .picture import UploadLimits
+from .served_session import Server
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -68,6 +69,7 @@ def chat_in_browser(
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     trust_remote_code: bool = False,
+    server: Server | None = None,
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -82,6 +84,7 @@ def chat_in_browser(
         max_new_tokens: Longest answer in tokens, to begin with.
         temperature: Of sampling, to begin with; 0 is greedy.
         trust_remote_code: Needed only for backbones that ship their own code.
+        server: That has the models, by the names that `model_paths` gives. Default: they are loaded here.
 
     Raises:
         ValueError: An argument is out of range, or gradio is not installed.
@@ -99,7 +102,10 @@ def chat_in_browser(
     require("gradio", "web")
     from .web_page import build_page
 
-    models = [NamedModel(path, *load_llava(path, trust_remote_code)) for path in model_paths]
+    models: list[ChatModel] = [
+        NamedModel(path, *load_llava(path, trust_remote_code)) if server is None else ServedModel(path, server)
+        for path in model_paths
+    ]
     with upload_folder():
         page = build_page(models, kept, limits, settings)
         launch(page, address, limits)

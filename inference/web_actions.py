@@ -8,7 +8,7 @@ import gradio as gr
 
 from ..reports.image_cuts import ImageCut
 from .answer_boxes import boxes_page
-from .conversation import Conversation, NamedModel, Turns
+from .conversation import ChatModel, Conversation, Turns
 from .feedback import Feedback, Rating
 from .picture import UploadLimits, read_picture
 
@@ -25,7 +25,7 @@ class Actions:
         limits: How large a picture may be.
     """
 
-    def __init__(self, models: Sequence[NamedModel], feedback: Feedback, limits: UploadLimits) -> None:
+    def __init__(self, models: Sequence[ChatModel], feedback: Feedback, limits: UploadLimits) -> None:
         self.models, self.feedback, self.limits = models, feedback, limits
 
     def conversation(self, kept: Kept) -> Conversation:

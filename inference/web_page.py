@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from .conversation import NamedModel
+from .conversation import ChatModel
 from .feedback import Feedback
 from .generation import Sampling
 from .picture import UploadLimits
@@ -48,9 +48,7 @@ class Controls:
     reset: gr.Button
 
 
-def build_page(
-    models: Sequence[NamedModel], feedback: Feedback, limits: UploadLimits, settings: Sampling
-) -> gr.Blocks:
+def build_page(models: Sequence[ChatModel], feedback: Feedback, limits: UploadLimits, settings: Sampling) -> gr.Blocks:
     """Build the page.
 
     Args:

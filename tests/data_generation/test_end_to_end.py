@@ -1,8 +1,6 @@
 """From real photographs and real contexts to rows that train: every step by its command, the teacher over real HTTP."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from llavakit.cli import main
 from ..cpu_training import CPU_FLAGS
 from ..servers.chat_server import ChatServer, completion
 from ..servers.prompted_teacher import FAULTS, answer, fault_of, type_of
+from ..warm_python import WarmPython
 
 TYPES = ("conversation", "detail", "reasoning")
 TRAINING = [
@@ -155,22 +154,10 @@ def test_what_was_made_can_be_looked_at(made: Made, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("made", ["photographs"], indirect=True)  # of the 80 contexts the pictures are not at hand
 @pytest.mark.parametrize("stage", ["align", "instruct"])
-def test_rows_train(stage: str, made: Made, tiny_llava: str, tmp_path: Path):
+def test_rows_train(stage: str, made: Made, warm_python: WarmPython, tiny_llava: str, tmp_path: Path):
     data = ["--dataset_name", made.folder / "rows.jsonl", "--image_folder", made.image_folder]
-    command = [
-        "sft",
-        "--stage",
-        stage,
-        "--model_name_or_path",
-        tiny_llava,
-        *data,
-        *TRAINING,
-        "--output_dir",
-        tmp_path / "out",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "llavakit.cli", *map(str, command)], capture_output=True, text=True, timeout=600
-    )
+    command = ["-m", "llavakit.cli", "sft", "--stage", stage, "--model_name_or_path", tiny_llava, *data, *TRAINING]
+    done = warm_python.run([*command, "--output_dir", tmp_path / "out"])
     assert done.returncode == 0, done.stderr[-4000:]
     before, after = (load_file(Path(folder) / "model.safetensors") for folder in (tiny_llava, tmp_path / "out"))
     moved = " ".join(name for name in after if not torch.equal(before[name], after[name]))

@@ -6,8 +6,6 @@ short run the model says the caption of the photograph it is shown, and not that
 
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,17 +17,23 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import llavakit  # noqa: F401  registers the model with the Auto classes
 
 from ..cpu_training import CPU_FLAGS
+from ..warm_python import WarmPython
 
 TRAINING = ["--per_device_train_batch_size", "10", "--lr_scheduler_type", "cosine", "--warmup_steps", "0.03"]
 TRAINING += [*CPU_FLAGS, "--save_strategy", "no"]
 TRAINING += ["--gradient_checkpointing", "false", "--weight_decay", "0", "--num_processes", "1"]
 
 
-def run_llavakit(*arguments: object) -> str:
-    command = [sys.executable, "-m", "llavakit.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+@pytest.fixture(scope="module")
+def run_llavakit(warm_python: WarmPython) -> Callable[..., str]:
+    """Runs `llavakit ARGUMENTS`, and returns what it wrote."""
+
+    def run(*arguments: object) -> str:
+        done = warm_python.run(["-m", "llavakit.cli", *arguments])
+        assert done.returncode == 0, f"{arguments}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,9 @@ def photographs(shared_data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def rows(
+    run_llavakit: Callable[..., str], photographs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("rows")
     captions, instances = photographs / "captions.json", photographs / "instances.json"
     paths = {"align": folder / "align.json", "instruct": folder / "instruct.json"}
@@ -51,7 +57,12 @@ def rows(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 @pytest.fixture(scope="module")
-def untrained(rows: dict[str, Path], write_backbones: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def untrained(
+    run_llavakit: Callable[..., str],
+    rows: dict[str, Path],
+    write_backbones: Callable,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A LLaVA that `llavakit init` makes of an untrained CLIP tower and an untrained Llama."""
     folder = tmp_path_factory.mktemp("untrained")
     texts = [
@@ -70,7 +81,11 @@ def untrained(rows: dict[str, Path], write_backbones: Callable, tmp_path_factory
 
 @pytest.fixture(scope="module")
 def trained(
-    untrained: Path, rows: dict[str, Path], photographs: Path, tmp_path_factory: pytest.TempPathFactory
+    run_llavakit: Callable[..., str],
+    untrained: Path,
+    rows: dict[str, Path],
+    photographs: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     data = ["--image_folder", photographs / "images", "--max_length", 512]
@@ -136,7 +151,9 @@ def test_each_photograph_gets_its_own_caption(trained: Path, rows: dict[str, Pat
 
 
 @pytest.mark.slow
-def test_chat_answers_about_a_photograph(trained: Path, rows: dict[str, Path], photographs: Path):
+def test_chat_answers_about_a_photograph(
+    run_llavakit: Callable[..., str], trained: Path, rows: dict[str, Path], photographs: Path
+):
     row = json.loads(rows["instruct"].read_text())[0]
     question, caption = row["conversations"][0]["value"].split("\n")[1], row["conversations"][1]["value"]
     image = photographs / "images" / row["image"]
@@ -144,7 +161,9 @@ def test_chat_answers_about_a_photograph(trained: Path, rows: dict[str, Path], p
 
 
 @pytest.mark.slow
-def test_inspect_reads_the_photographs(untrained: Path, rows: dict[str, Path], photographs: Path, tmp_path: Path):
+def test_inspect_reads_the_photographs(
+    run_llavakit: Callable[..., str], untrained: Path, rows: dict[str, Path], photographs: Path, tmp_path: Path
+):
     for name, path in rows.items():
         page = tmp_path / f"{name}.html"
         folder = photographs / "images"
