@@ -90,6 +90,8 @@ def run_task(
         "box_format": box_format,
         "leaks": leak_flag(task.name, fingerprint_of(every), training_history),
     }
+    if hasattr(engine, "fingerprint"):  # a server does not show its weights
+        run["weights"] = engine.fingerprint()
     _open_folder(folder, run)
     with Journal(folder, PREDICTIONS) as predictions:
         answers = {} if not predictions.path.stat().st_size else read_predictions(predictions.path)
@@ -217,6 +219,12 @@ def _open_folder(folder: Path, run: Mapping[str, Any]) -> None:
     if (folder / RUN).is_file():
         before = json.loads((folder / RUN).read_text(encoding="utf-8"))
         differing = [name for name in SETTINGS if before.get(name) != run[name]]
+        known = [recorded.get("weights") for recorded in (before, run)]
+        if None not in known and len(set(known)) > 1:
+            raise ValueError(
+                f"{folder} holds answers of {before.get('model')!r} with other weights: it was trained on, or "
+                "replaced. Name a new folder with -o."
+            )
         if differing:
             changes = "; ".join(f"{name} was {before.get(name)!r} and is now {run[name]!r}" for name in differing)
             raise ValueError(

@@ -12,6 +12,7 @@ from ..processing.video_frames import files_of, is_video
 from ..rows.images import ImageSource, open_visual
 from .choices import ChoiceScorer, EncodedChoices, encode_choices
 from .engine import Answer, Question
+from .fingerprint import model_fingerprint
 from .generation import AnswerEnd, Sampling, check_fits
 from .prefix import EncodedPrompt, Prefix, PromptReader
 
@@ -75,6 +76,10 @@ class LocalEngine:
         self._scorer = ChoiceScorer(model, self._reader)
         if seed is not None:
             torch.manual_seed(seed)
+
+    def fingerprint(self) -> str:
+        """What the model is known by: other weights have another."""
+        return model_fingerprint(self.model, self.processor)
 
     def boxes_in(self, text: str, width: int, height: int) -> list[list[float]] | None:
         """See `Engine.boxes_in`."""

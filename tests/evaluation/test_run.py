@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from llavakit.evaluation.run import read_predictions, run_task
 from llavakit.evaluation.tasks import TASKS
@@ -119,6 +120,21 @@ def test_another_run_is_not_mixed_in(engine: LocalEngine, pope_folder: Path, tmp
     run_task(TASKS["pope"], engine, [pope_folder], tmp_path / "out", max_new_tokens=2, limit=1, model="a")
     with pytest.raises(ValueError, match="model was 'a' and is now 'b'; max_new_tokens was 2 and is now 3"):
         run_task(TASKS["pope"], engine, [pope_folder], tmp_path / "out", max_new_tokens=3, limit=1, model="b")
+
+
+def test_answers_of_other_weights_are_not_gone_on_with(tiny_llava: str, pope_folder: Path, tmp_path: Path) -> None:
+    """A checkpoint that was trained on lies at the same path."""
+    model, processor = load_llava(tiny_llava)
+    run_task(TASKS["pope"], LocalEngine(model, processor), [pope_folder], tmp_path / "out", limit=1, model="a")
+    again = LocalEngine(*load_llava(tiny_llava))
+    run_task(TASKS["pope"], again, [pope_folder], tmp_path / "out", limit=1, model="a")
+    with torch.no_grad():
+        model.model.multi_modal_projector.linear.bias.mul_(1.01).add_(1e-4)
+    with pytest.raises(ValueError, match="holds answers of 'a' with other weights.*new folder"):
+        run_task(TASKS["pope"], LocalEngine(model, processor), [pope_folder], tmp_path / "out", limit=1, model="a")
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    (tmp_path / "out" / "run.json").write_text(json.dumps(run | {"weights": None}))  # as runs of before have none
+    run_task(TASKS["pope"], LocalEngine(model, processor), [pope_folder], tmp_path / "out", limit=1, model="a")
 
 
 def test_the_likeliest_choice_is_one_of_the_choices(engine: LocalEngine, pope_folder: Path, tmp_path: Path) -> None:
