@@ -101,7 +101,7 @@ def test_two_processes_follow_it_too(
     ]
     files = ["--model_name_or_path", wide_llava, "--dataset_name", rows_file, "--output_dir", tmp_path / "out"]
     script = tmp_path / "script.py"
-    script.write_text("import sys\nfrom llavakit.train import sft\nsys.exit(sft._script())\n")
+    script.write_text("import sys\nfrom llavakit.train import sft\nsys.exit(sft.run())\n")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     done = warm_python.run([*launcher, *files, *flags, *CPU_FLAGS, "--stage", "instruct"])
     assert done.returncode == 0, done.stderr[-3000:]
