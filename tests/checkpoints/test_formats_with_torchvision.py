@@ -24,7 +24,7 @@ from llavakit.checkpoints.proof.proving import compare, read_record
 from llavakit.cli import main
 
 from .. import torchvision_beside
-from .test_native_formats import assert_same_bits, compared, read, said, write
+from .test_native_formats import assert_same_bits, check_both_directions, compared, read, said, write
 
 needs_torchvision = pytest.mark.skipif(
     not is_torchvision_available(),
@@ -55,13 +55,7 @@ WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", WRITTEN)
 def test_it_says_the_same_in_both_directions(name: str, llava_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     format, options = WRITTEN[name]
-    ours = llava_checkpoint(**options)
-    theirs = write(format, ours, tmp_path / "theirs")
-    assert_same_bits(compared(ours, theirs, tmp_path))
-    back = read(format, theirs, tmp_path / "back")
-    assert_same_bits(compared(theirs, back, tmp_path))
-    _, answers = said(ours, tmp_path)
-    assert len({answer["answer"] for answer in answers}) > 1, "whatever is shown, the answer is the same"
+    check_both_directions(format, llava_checkpoint(**options), tmp_path)
 
 
 WITNESS_WITH_TORCHVISION = """
