@@ -6,12 +6,14 @@ There is no vLLM here: the steps are those of its multimodal mixin for transform
 """
 
 import copy
+import re
 from dataclasses import dataclass
 
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llavakit import LlavaProcessor
@@ -176,3 +178,63 @@ def test_encoder_and_decoder_are_found_on_the_meta_device(processor, tiny_model,
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert hasattr(loaded, "image_processor") and not hasattr(loaded, "video_processor")
     assert not hasattr(loaded, "feature_extractor") and not hasattr(loaded, "audio_processor")
+
+
+def test_the_backend_s_attention_takes_the_place_of_the_language_model_s_own(processor, tiny_model, monkeypatch):
+    """It is registered by a name, given to the text config alone, and gets its layers' objects through `forward`."""
+    processor = processor("crop")
+    model = tiny_model(image_token_index=processor.image_token_id).eval()
+    calls = []
+
+    def served_attention(module, query, key, value, attention_mask, scaling=None, attention_instances=None, **kwargs):
+        calls.append(attention_instances[module.layer_idx])
+        groups = query.shape[1] // key.shape[1]
+        key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+        attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+        return attended.transpose(1, 2).contiguous(), None
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "served", served_attention)
+    config, layers = copy.deepcopy(model.config), model.config.text_config.num_hidden_layers
+    config.get_text_config()._attn_implementation = "served"
+    with torch.device("meta"):
+        backend = AutoModel.from_config(config)
+    backend.load_state_dict(model.model.state_dict(), assign=True)
+    for name, buffer in model.model.named_buffers():  # those that no checkpoint holds
+        owner, _, last = name.rpartition(".")
+        setattr(backend.get_submodule(owner), last, buffer)
+    outputs, *_ = called(processor, "<image> a cat <image> sits", pictures()[:2])
+    ids = outputs.pop("input_ids")
+    outputs.pop("attention_mask")
+    with torch.no_grad():
+        expected = model.model(input_ids=ids, **outputs).last_hidden_state
+        features = backend.eval().get_image_features(outputs.pop("pixel_values"), **outputs, return_dict=True)
+        embeddings = backend.get_input_embeddings()(ids)
+        embeddings[ids == processor.image_token_id] = torch.cat(features.pooler_output)
+        said = backend(
+            input_ids=None,
+            inputs_embeds=embeddings,
+            position_ids=torch.arange(ids.shape[1])[None],
+            use_cache=False,
+            attention_instances={layer: f"layer {layer}" for layer in range(layers)},
+            return_dict=False,
+        )[0]
+    assert calls == [f"layer {layer}" for layer in range(layers)], (
+        "the layers of the language model, in their order, and no layer of the encoder"
+    )
+    torch.testing.assert_close(said, expected)
+
+
+def test_layers_that_can_be_shared_out_are_named(tiny_model):
+    """The plan that tensor parallelism goes by, from the base model on, as the backend matches it with module names."""
+    model = tiny_model().model
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    styles = {
+        name: style
+        for name in names
+        for pattern, style in model.tp_plan.items()
+        if re.fullmatch(pattern.replace(".", r"\.").replace("*", r"\d+"), name)
+    }
+    layers = [name for name in names if name.startswith("language_model.layers.")]
+    assert len(layers) == 7 * model.config.text_config.num_hidden_layers and set(layers) <= styles.keys()
+    assert {style for name, style in styles.items() if name.endswith(("o_proj", "down_proj"))} == {"rowwise"}
+    assert {style for name, style in styles.items() if name.endswith(("q_proj", "gate_proj"))} == {"colwise"}
