@@ -1,6 +1,6 @@
 """The most memory that `llavakit export` and `llavakit import` hold, over the size of the checkpoint.
 
-    python benchmarks/conversion_memory.py [--layers 20] [--formats llava original] [--max_shard_size 1GB]
+    python benchmarks/conversion_memory.py [--layers 20] [--formats llava original gguf] [--max_shard_size 1GB]
 
 Writes an untrained LLaVA, in float32 and of about 4 GB with 20 layers, in each format and reads it back by the commands, each
 in a process of its own. The limit is the model and one shard. `held` is the most memory of a process of a command that no file
@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 
 from preparation import write_model
+
+from llavakit.checkpoints.formats import READERS
 
 WIDE = {"hidden_size": 2048, "intermediate_size": 5504, "num_attention_heads": 16, "num_key_value_heads": 16}
 GB = 1e9
@@ -61,7 +63,7 @@ def run(*arguments: str) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=20, help="of the language model: 0.2 GB each")
-    parser.add_argument("--formats", nargs="+", default=["llava", "original"])
+    parser.add_argument("--formats", nargs="+", default=["llava", "original", "gguf"])
     parser.add_argument("--max_shard_size", default="1GB")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -71,10 +73,10 @@ def main() -> None:
         print(f"a checkpoint of {size:.2f} GB, shards of {options.max_shard_size}")
         print(f"{'':24}{'held':>10}{'resident':>10}{'over size':>11}{'seconds':>9}")
         for format in options.formats:
-            ways = {
-                f"export, {format}": ("export", "llava", "--format", format, "-o", f"as-{format}"),
-                f"import, {format}": ("import", f"as-{format}", "-o", f"{format}-back"),
-            }
+            square = ["--square_pictures"] if format == "gguf" else []  # its layout is not llama.cpp's
+            ways = {f"export, {format}": ("export", "llava", "--format", format, "-o", f"as-{format}", *square)}
+            if format in READERS:
+                ways[f"import, {format}"] = ("import", f"as-{format}", "-o", f"{format}-back")
             for way, arguments in ways.items():
                 held, resident, seconds = run(*arguments, "--max_shard_size", options.max_shard_size)
                 print(f"{way:24}{held:7.2f} GB{resident:7.2f} GB{held - size:8.2f} GB{seconds:9.0f}", flush=True)
