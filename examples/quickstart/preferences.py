@@ -11,7 +11,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ def write_scenes(output_dir: str | os.PathLike, seed: int = 0, scenes: int = 120
     write_rows(contexts, folder / "contexts.jsonl")
     write_rows(_rows(shown, contexts, rng), folder / "rows.jsonl")
     pairs = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES) - held_out
-    write_rows(_questions(shown, pictures, Examiner(rng, pairs), folder.resolve()), folder / "questions.jsonl")
+    questions = _questions(shown, contexts, Examiner(rng, pairs), random.Random(f"presence {seed}"))
+    write_rows((_prompt(*asked, folder.resolve()) for asked in questions), folder / "questions.jsonl")
 
     rng = random.Random(f"POPE {seed}")
     asked = [sample_scene(rng, held_out) for _ in range(exam_scenes)]
@@ -101,15 +102,28 @@ def _rows(scenes: Sequence[Scene], contexts: list[dict[str, Any]], rng: random.R
     return rows
 
 
-def _questions(scenes: Sequence[Scene], pictures: list[str], examiner: Examiner, folder: Path) -> list[dict[str, Any]]:
-    """A question of the exam's kinds about each scene, as trl has prompts, its answer beside it."""
-    rows = []
-    for number, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
-        question = examiner.ask(scene, KINDS[number % len(KINDS)])
+def _questions(
+    scenes: Sequence[Scene], contexts: list[dict[str, Any]], examiner: Examiner, rng: random.Random
+) -> Iterator[tuple[str, str, str]]:
+    """Of each scene the picture, a question and its answer, twice: a question of the exam's kinds, and one of POPE's.
+
+    The latter is about a thing that is there, or, of every second scene, about one that is not.
+    """
+    kinds = sorted(ObjectCounts(contexts).pictures)
+    for number, (scene, context) in enumerate(zip(scenes, contexts, strict=True)):
+        question, present = examiner.ask(scene, KINDS[number % len(KINDS)]), categories_of(context)
         if question is not None:
-            prompt = [{"role": "user", "content": question.text}]
-            rows.append({"images": [str(folder / picture)], "prompt": prompt, "answer": question.answer})
-    return rows
+            yield context["image"], question.text, question.answer
+        if number % 2 == 0:
+            yield context["image"], presence_question(rng.choice(sorted(present))), "yes"
+        else:
+            yield context["image"], presence_question(rng.choice([one for one in kinds if one not in present])), "no"
+
+
+def _prompt(picture: str, question: str, answer: str, folder: Path) -> dict[str, Any]:
+    """A question as trl has prompts, its answer beside it."""
+    prompt = [{"role": "user", "content": question}]
+    return {"images": [str(folder / picture)], "prompt": prompt, "answer": answer}
 
 
 def _write_pope(contexts: list[dict[str, Any]], folder: Path, rng: random.Random) -> None:
