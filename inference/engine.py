@@ -51,7 +51,7 @@ class Question:
         """The messages to be rendered, also for a question given as `prompt`."""
         if self.messages is not None:
             return [dict(message) for message in self.messages]
-        turn = {"role": "user", "content": [*({"type": "image"} for _ in self.images), text_block(self.prompt or "")]}
+        turn = user_turn(self.prompt or "", len(self.images))
         return [turn] if self.system is None else [{"role": "system", "content": self.system}, turn]
 
 
@@ -90,6 +90,11 @@ class Engine(Protocol):
         them.
         """
         ...
+
+
+def user_turn(text: str, num_images: int) -> dict[str, Any]:
+    """A question: so many images, then its text."""
+    return {"role": "user", "content": [*({"type": "image"} for _ in range(num_images)), text_block(text)]}
 
 
 def text_block(text: str) -> dict[str, Any]:

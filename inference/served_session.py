@@ -1,21 +1,17 @@
 """A chat with a model that a server has: the conversation of `ChatSession`, asked of OpenAI's chat format."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
-
-from PIL import Image
 
 from ..endpoints.options import RequestOptions
 from ..processing.video_frames import is_video
 from ..rows.images import ImageSource, open_image
 from ..rows.schema import BadRow
-from .engine import FinishReason, Question, text_block
+from .engine import Question
 from .generation import Sampling
 from .server_engine import ServerEngine
-
-SAMPLING = ("top_k", "seed")  # of `Sampling`, what is no field of OpenAI's format; most servers take them all the same
+from .turns import Talk, sources_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Server:
     timeout: float = 120.0
 
 
-class ServedSession:
+class ServedSession(Talk):
     """A conversation with a served model about one image, several, or none: the methods of `ChatSession`.
 
     The server reads the whole conversation with every turn. An answer comes as a whole.
@@ -51,15 +47,8 @@ class ServedSession:
     processor: None = None
 
     def __init__(self, model: str, server: Server) -> None:
+        super().__init__()
         self.model, self.server = model, server
-        self.images: list[Image.Image] = []
-        self.finish_reason: FinishReason | None = None
-        self._turns: list[dict[str, str]] = []
-
-    @property
-    def history(self) -> list[dict[str, str]]:
-        """The turns so far, a copy."""
-        return [dict(turn) for turn in self._turns]
 
     def set_image(self, image: ImageSource | Sequence[ImageSource] | None) -> None:
         """Talk about another image (or several, or none): the history starts anew.
@@ -67,7 +56,7 @@ class ServedSession:
         Raises:
             BadRow: It cannot be read, or is a video; the session stays as it was.
         """
-        sources: Sequence[Any] = [] if image is None else image if isinstance(image, list | tuple) else [image]
+        sources = sources_of(image)
         if any(is_video(source) for source in sources):
             raise BadRow("a server is shown pictures alone, and this is a video: show frames of it.", kind="video")
         images = [open_image(source, "image") for source in sources]
@@ -87,30 +76,13 @@ class ServedSession:
         pieces = self._answer(text, Sampling(**sampling))
         return pieces if stream else "".join(pieces)
 
-    def stop(self) -> None:
-        """Nothing runs on between two pieces of an answer."""
-
-    def undo(self) -> str | None:
-        """Take back the last question with its answer; returns the question, or None where there is none."""
-        if not self._turns:
-            return None
-        *self._turns, question, _ = self._turns
-        return question["content"]
-
-    def reset(self) -> None:
-        """Forget the conversation; the image stays."""
-        self._turns = []
-
     def _answer(self, text: str, sampling: Sampling) -> Iterator[str]:
-        turns = [*self._turns, {"role": "user", "content": text}]
-        first = {
-            "role": "user",
-            "content": [*({"type": "image"} for _ in self.images), text_block(turns[0]["content"])],
-        }
         question = Question(
-            "turn", messages=[first, *turns[1:]], images=self.images, max_new_tokens=sampling.max_new_tokens
+            "turn", messages=self._messages(text), images=self.images, max_new_tokens=sampling.max_new_tokens
         )
-        given = {name: value for name in SAMPLING if (value := dataclasses.asdict(sampling)[name])}
+        # No fields of OpenAI's format, and taken by most servers all the same
+        beyond = {"top_k": sampling.top_k or None, "seed": sampling.seed}
+        given = {name: value for name, value in beyond.items() if value is not None}
         options = RequestOptions(sampling.temperature, sampling.top_p, extra_body=given or None)
         engine = ServerEngine(
             self.server.base_url,
@@ -126,4 +98,4 @@ class ServedSession:
             raise ValueError(f"{self.model} at {self.server.base_url}: {answer.error}")
         self.finish_reason = answer.finish_reason
         yield answer.text
-        self._turns = [*turns, {"role": "assistant", "content": answer.text}]
+        self._keep_turn(text, answer.text)

@@ -4,19 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
 import torch
-from PIL import Image
 from transformers import DynamicCache, StoppingCriteriaList
 
 from ..modeling_llava.cache_name import CACHE
-from ..processing.video_frames import Video
 from ..rows.images import ImageSource, open_visual
-from .engine import FinishReason, text_block
 from .generation import AnswerEnd, Sampling, check_fits
 from .prefix import EncodedPrompt, Prefix, PromptReader
 from .streaming import TokenStream
+from .turns import Talk, sources_of
 
 
-class ChatSession:
+class ChatSession(Talk):
     """A conversation with a model about one image, several, or none.
 
     What the model reads and says is, token for token, what it would be if every turn read the whole conversation anew (up
@@ -38,21 +36,14 @@ class ChatSession:
     """
 
     def __init__(self, model: Any, processor: Any, system: str | None = None) -> None:
-        self.model, self.processor, self.system = model, processor, system
-        self.images: list[Image.Image | Video] = []
+        super().__init__(system)
+        self.model, self.processor = model, processor
         self.num_prompt_tokens = self.num_cached_tokens = 0
-        self.finish_reason: FinishReason | None = None
         self._pixels: list[dict[str, torch.Tensor]] = []
-        self._turns: list[dict[str, str]] = []
         self._reader = PromptReader(model, processor)
         self._end = AnswerEnd(model, processor)
         self._read = Prefix()
         self._open_stream: Any = None
-
-    @property
-    def history(self) -> list[dict[str, str]]:
-        """The turns so far, a copy: `[{"role": "user", "content": "..."}, {"role": "assistant", ...}, ...]`."""
-        return [dict(turn) for turn in self._turns]
 
     def set_image(self, image: ImageSource | Sequence[ImageSource] | None) -> None:
         """Talk about another image (or several, or none): the history starts anew.
@@ -63,8 +54,7 @@ class ChatSession:
         Raises:
             BadRow: It cannot be read, or has too many pixels; the session stays as it was. `BadRow` is a `ValueError`.
         """
-        sources: Sequence[Any] = [] if image is None else image if isinstance(image, list | tuple) else [image]
-        images = [open_visual(source, "image", self.processor.video_frames) for source in sources]
+        images = [open_visual(source, "image", self.processor.video_frames) for source in sources_of(image)]
         pixels = [self.processor.process_images([opened]) for opened in images]
         self.reset()
         self.images, self._pixels = images, pixels
@@ -100,35 +90,10 @@ class ChatSession:
         return pieces
 
     def stop(self) -> None:
-        """End an answer that is still being streamed: the model stops, and the question does not count as asked."""
+        """See `Talk.stop`."""
         if self._open_stream is not None:
             self._open_stream.close()
             self._open_stream = None
-
-    def undo(self) -> str | None:
-        """Take back the last question with its answer.
-
-        Returns:
-            The question, or None where there is nothing to take back.
-        """
-        self.stop()
-        if not self._turns:
-            return None
-        *self._turns, question, _ = self._turns
-        return question["content"]
-
-    def reset(self) -> None:
-        """Forget the conversation; the image stays, and stays read."""
-        self.stop()
-        self._turns = []
-
-    def _messages(self, question: str) -> list[dict[str, Any]]:
-        """The whole conversation with a new question; the images stand before the first one."""
-        messages: list[dict[str, Any]] = [] if self.system is None else [{"role": "system", "content": self.system}]
-        turns = [*self._turns, {"role": "user", "content": question}]
-        images = [{"type": "image"} for _ in self._pixels]
-        messages.append({"role": "user", "content": [*images, text_block(turns[0]["content"])]})
-        return messages + turns[1:]
 
     def _answer(self, question: str, prompt: EncodedPrompt, sampling: Sampling) -> Iterator[str]:
         """Pieces of the answer; at the end the turn joins the history."""
@@ -148,7 +113,7 @@ class ChatSession:
         answer, self.finish_reason = self._end.cut(ids)
         if len(answer) > len(said):
             yield answer[len(said) :]
-        self._turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        self._keep_turn(question, answer)
 
     def _inputs(self, prompt: EncodedPrompt) -> Mapping[str, Any]:
         """What the model needs to go on from the part of the prompt that it has read."""

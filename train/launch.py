@@ -87,8 +87,12 @@ def _trains_here(arguments: argparse.Namespace, launchers_own: list[str]) -> boo
     """Whether accelerate's launcher would start one process and set nothing for it."""
     given = {flag.partition("=")[0] for flag in launchers_own if flag.startswith("-")}
     configured = os.path.isfile(default_config_file)
-    devices = 0 if arguments.use_cpu else torch.accelerator.device_count()
-    return given <= {"--num_processes", "--cpu"} and arguments.num_processes == 1 and not configured and devices <= 1
+    alone = arguments.num_processes == 1 and _devices(arguments) <= 1
+    return given <= {"--num_processes", "--cpu"} and alone and not configured
+
+
+def _devices(arguments: argparse.Namespace) -> int:
+    return 0 if arguments.use_cpu else torch.accelerator.device_count()
 
 
 def _settle_machine(arguments: argparse.Namespace) -> None:
@@ -97,7 +101,7 @@ def _settle_machine(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: More processes than devices; they would share one, or end up as one.
     """
-    devices = 0 if arguments.use_cpu else torch.accelerator.device_count()
+    devices = _devices(arguments)
     if arguments.config_file is None and not os.path.isfile(default_config_file):
         arguments.num_machines = arguments.num_machines or 1
         arguments.num_processes = arguments.num_processes or max(1, devices)

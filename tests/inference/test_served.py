@@ -147,6 +147,11 @@ def test_a_failure_takes_the_question_back(picture: Path) -> None:
         with pytest.raises(ValueError, match="m at http://.*500"):
             list(session.ask("And now?", max_new_tokens=9))
         assert [turn["content"] for turn in session.history] == ["What?", "a cat"]
+        assert not server.bodies[-1].keys() & {"top_k", "seed"}
+        list(session.ask("Again?", max_new_tokens=8, seed=0, top_k=3, temperature=0.5))
+        assert (server.bodies[-1]["seed"], server.bodies[-1]["top_k"]) == (0, 3)
+        assert [message["role"] for message in server.bodies[-1]["messages"]] == ["user", "assistant", "user"]
+        assert session.undo() == "Again?"
         assert session.undo() == "What?" and session.undo() is None
         with pytest.raises(BadRow, match="this is a video: show frames of it"):
             session.set_image({"video": "clip.mp4"})
