@@ -6,9 +6,10 @@ with checkpoints; here errors get the name of the row, and addresses are refused
 
 import base64
 import contextlib
+import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,16 @@ def visual_size(source: Any, name: str, video_frames: int = MOST_FRAMES) -> tupl
         return image_size(source, name)
     with _as_bad_row(source, name):
         return video_size(source, video_frames)
+
+
+def image_key(source: Any) -> Hashable | None:
+    """What tells an image's file from others; equal only for the same picture. None for a video, which has none."""
+    if is_video(source):
+        return None
+    if isinstance(source, Mapping):
+        content, path = source.get("bytes"), source.get("path")
+        return path if content is None else hashlib.blake2b(content, digest_size=16).digest()
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)
 
 
 def open_image(source: ImageSource, name: str) -> Image.Image:

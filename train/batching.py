@@ -1,6 +1,6 @@
 """Samples to one batch of tensors: the one place where sequences are laid side by side."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +19,13 @@ class Sample:
         input_ids: Shape (length,), image tokens in their places.
         labels: Shape (length,): the ids where they are supervised, else `IGNORE_INDEX`.
         images: Open pictures, upright RGB, in the order of their places.
+        image_keys: What tells these pictures from others; none where that is not known.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     images: list[Any] = field(default_factory=list)
+    image_keys: tuple[Hashable, ...] = ()
 
 
 def supervised_labels(input_ids: torch.Tensor, spans: Sequence[int]) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Rows to one batch of tensors, with labels on the assistant's turns alone."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,10 @@ from datasets import Dataset, IterableDataset
 
 from ..processing import RowTooLong, template_text
 from ..processing.video_frames import is_video
-from ..rows.images import open_visual, visual_size
+from ..rows.images import image_key, open_visual, visual_size
 from ..rows.schema import BadRow, Row, images_of, normalize_row, row_name
 from .batching import IGNORE_INDEX, Sample, padded_batch, supervised_labels
+from .packing.laying_out import packed_batch
 
 if TYPE_CHECKING:
     from ..processing import LlavaProcessor
@@ -42,6 +43,9 @@ class LlavaCollator:
             be used. Default: no limit.
         spare_rows: The data set that examples come from, if one of its rows shall stand in where "skip" leaves a batch
             without any: the first usable row after it, and of a stream the first of all.
+        padding_free: Lay the rows end to end in one sequence, none of which sees another, in place of one a line, padded. For
+            a model that `LlavaSFTTrainer` has made ready for it.
+        share_images: Where they are laid so, rows about the same picture are laid behind one copy of it.
 
     Example:
         ```python
@@ -57,6 +61,8 @@ class LlavaCollator:
     chat_template: str | None = None
     max_positions: int | None = None
     spare_rows: Dataset | IterableDataset | None = None
+    padding_free: bool = False
+    share_images: bool = True
 
     def __post_init__(self) -> None:
         if self.chat_template is not None:
@@ -66,20 +72,30 @@ class LlavaCollator:
         """Make a batch.
 
         Args:
-            examples: Rows of either format, or prepared ones. They are not changed.
+            examples: Rows of either format, or prepared ones, or packs of such, `Sequence`s of rows. They are not changed.
 
         Returns:
             `input_ids`, `attention_mask`, `labels` of shape (rows, length), padded on the right, and, when the batch
             has an image, what the processor makes of its images, in the order of the rows: `pixel_values` of shape
-            (views, 3, height, width), and what else the layout of images has go with them.
+            (views, 3, height, width), and what else the layout of images has go with them. With `padding_free`, what
+            `packed_batch` returns.
 
         Raises:
             BadRow: A row without a supervised token, longer than `max_length` in its first exchange, malformed, or
                 with an image that cannot be read, and `on_bad_row` is "error"; or no row of the batch can be used.
         """
+        examples = [row for each in examples for row in ([each] if isinstance(each, Mapping) else each)]
         samples = list(self._usable(examples)) or list(islice(self._usable(self._spares(examples)), 1))
         if not samples:
             raise BadRow(f"none of the {len(examples)} rows of this batch can be used; see the warnings above.")
+        if self.padding_free:
+            return packed_batch(
+                samples,
+                pad_token_id=self.processor.tokenizer.pad_token_id,
+                image_token_id=self.processor.image_token_id,
+                process_images=self.processor.process_images,
+                pad_to_multiple_of=self.pad_to_multiple_of,
+            )
         return padded_batch(
             samples,
             pad_token_id=self.processor.tokenizer.pad_token_id,
@@ -154,21 +170,35 @@ class LlavaCollator:
 
     def _usable(self, examples: Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
         """Samples of the rows that can be used, pictures open; others are an error or left out."""
+        opened: dict[Hashable, Any] = {}  # what rows of the batch have in common is opened once
         for example in examples:
             try:
-                yield self._prepared(example) if is_prepared(example) else self._read(example)
+                yield self._prepared(example, opened) if is_prepared(example) else self._read(example, opened)
             except BadRow as error:
                 if self.on_bad_row == "error":
                     raise
                 logger.warning("row left out of its batch: %s", error)
 
-    def _read(self, example: Mapping[str, Any]) -> Sample:
+    def _read(self, example: Mapping[str, Any], opened: dict[Hashable, Any]) -> Sample:
         row = normalize_row(example)
-        images = [open_visual(image, row_name(row), self.processor.video_frames) for image in row["images"]]
+        images = [self._open(image, row_name(row), opened) for image in row["images"]]
         ids, labels, num_images = self.encode(row, image_sizes=[image.size for image in images])
-        return Sample(ids, labels, images[:num_images])
+        return Sample(ids, labels, images[:num_images], self._keys(row["images"][:num_images]))
 
-    def _prepared(self, example: Mapping[str, Any]) -> Sample:
+    def _open(self, image: Any, name: str, opened: dict[Hashable, Any]) -> Any:
+        key = image_key(image)
+        if key is None:
+            return open_visual(image, name, self.processor.video_frames)
+        if key not in opened:
+            opened[key] = open_visual(image, name, self.processor.video_frames)
+        return opened[key]
+
+    def _keys(self, images: Sequence[Any]) -> tuple[Hashable, ...]:
+        """What tells the pictures of a row from others, where it may share them; of a row with a video, nothing."""
+        keys = tuple(image_key(image) for image in images) if self.share_images else ()
+        return () if None in keys else keys
+
+    def _prepared(self, example: Mapping[str, Any], opened: dict[Hashable, Any]) -> Sample:
         """A prepared row with its pictures open.
 
         Raises:
@@ -178,18 +208,19 @@ class LlavaCollator:
         images = example["own_images"]
         if images is None:
             images = images_of(example)
-        opened = []
-        for image, size in zip(images[: example["num_images"]], example["image_sizes"], strict=False):
-            picture = open_visual(image, name, self.processor.video_frames)
+        images = images[: example["num_images"]]
+        pictures = []
+        for image, size in zip(images, example["image_sizes"], strict=False):
+            picture = self._open(image, name, opened)
             if picture.size != tuple(size):
                 raise BadRow(
                     f"{name}: an image is {_measures(picture.size)} now and was {_measures(size)} when the rows were "
                     "prepared. Start again, so that they are prepared anew.",
                     kind="image unreadable",
                 )
-            opened.append(picture)
+            pictures.append(picture)
         ids = torch.tensor(example["input_ids"])
-        return Sample(ids, supervised_labels(ids, example["supervised_spans"]), opened)
+        return Sample(ids, supervised_labels(ids, example["supervised_spans"]), pictures, self._keys(images))
 
     def _spares(self, examples: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Rows to stand in for a batch of bad rows alone. Which ones depends on the batch, so a resumed run sees the same."""

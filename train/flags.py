@@ -32,7 +32,9 @@ _NO_METRICS = Flag(
     "it is for a `compute_metrics` function, which the command has not; `llavakit eval` scores answers."
 )
 _NO_METRICS = dataclasses.replace(_NO_METRICS, command_only=True)
-_NOT_PACKED = "rows with images are not packed; --group_by_modality_length leaves little padding."
+_WHOLE_ROWS = (
+    "rows are packed whole, by their lengths, and none is cut: --packing, --pack_tokens and --share_images say how."
+)
 _NOT_TEXT = "rows are conversations, in columns `conversations` or `messages`; see `llavakit inspect`."
 _ADAPTERS = """use_peft lora_r lora_alpha lora_dropout lora_target_modules lora_target_parameters lora_modules_to_save
     lora_task_type use_rslora use_dora load_in_8bit load_in_4bit bnb_4bit_quant_type use_bnb_nested_quant
@@ -49,10 +51,11 @@ FLAGS: dict[str, Flag] = {
     "truncation_mode": Flag(
         "a cut at the start would cut images; rows are cut after a whole turn. Raise --max_length."
     ),
-    "packing": Flag(_NOT_PACKED),
-    "packing_strategy": Flag(_NOT_PACKED),
-    "eval_packing": Flag(_NOT_PACKED, harmless=(False,)),
-    "padding_free": Flag(_NOT_PACKED),
+    **_working("packing padding_free"),
+    "packing_strategy": Flag(_WHOLE_ROWS),
+    "eval_packing": Flag(
+        "rows of an evaluation are laid end to end as they come; it gains nothing.", harmless=(False,)
+    ),
     "length_column_name": Flag("lengths are those of the tokenized rows; see --group_by_modality_length."),
     "train_sampling_strategy": Flag(
         "batches by length are --group_by_modality_length true; 'group_by_length' knows no image tokens.",

@@ -30,6 +30,7 @@ from filelock import FileLock
 
 from ..processing.video_frames import files_of, is_video
 from ..rows.files import replacing
+from ..rows.images import image_key
 from ..rows.loading import FILE, as_stored, is_canonical, without_decoding
 from ..rows.schema import images_of
 from .collator import LlavaCollator
@@ -52,6 +53,7 @@ FEATURES = Features(
         # Images that the columns of the row do not hold as they are, and all of a row that has a video; else null
         "own_images": List({**FILE, "video": FILE, "frames": List(FILE)}),
         "image_files": List(Value("string")),
+        "image_keys": List(Value("string")),  # what tells its pictures from others; none of a row with a video
         "problem": Value("string"),
         "kind": Value("string"),
     }
@@ -100,6 +102,12 @@ class Samples:
     def num_images(self) -> list[int]:
         """Images of each row after truncation."""
         return self._column("num_images")
+
+    @cached_property
+    def image_keys(self) -> list[tuple[str, ...]]:
+        """What tells the pictures of each row from others; rows of the same keys show the same. None
+        for a row without a picture, or with a video."""
+        return [tuple(keys) for keys in self._column("image_keys")]
 
     @property
     def usable(self) -> list[int]:
@@ -277,6 +285,7 @@ def sample_entry(raw: Mapping[str, Any], index: int, found: PreparedRow) -> dict
         "image_sizes": found.image_sizes,
         "own_images": own,
         "image_files": [path for image in images for path in _files_of(image)],
+        "image_keys": _keys_of(images[: found.num_images]),
         "problem": found.problem,
         "kind": found.kind,
     }
@@ -306,6 +315,16 @@ def _files_of(image: Any) -> list[str]:
     if isinstance(image, Mapping):
         return [image["path"]] if image.get("bytes") is None and image.get("path") is not None else []
     return [os.fspath(image)] if isinstance(image, str | os.PathLike) else []
+
+
+def _keys_of(images: Iterable[Any]) -> list[str]:
+    keys = [image_key(image) for image in map(_as_file, images)]
+    return [] if None in keys else [key.hex() if isinstance(key, bytes) else str(key) for key in keys]
+
+
+def _as_file(image: Any) -> Any:
+    """An open picture as a table stores it, by its content."""
+    return image if is_video(image) or isinstance(image, Mapping | str | os.PathLike) else as_stored(image)
 
 
 def _state_of(image_files: Iterable[Iterable[str]]) -> str:

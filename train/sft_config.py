@@ -44,6 +44,13 @@ class LlavaSFTConfig(SFTConfig):
         chat_template: Train with this template (a shipped name, a `.jinja` file, or Jinja text) in place of the processor's
             own, which the checkpoint keeps. Stage 1 of LLaVA-1.5 uses "plain".
         group_by_modality_length: Make batches of one modality and of similar length (LLaVA-1.5). Not for streaming.
+        padding_free: Lay the rows of a batch end to end, none of which sees another, in place of padding them. Default:
+            wherever the language model can be shown them so; where it cannot, why is logged.
+        packing: Fill batches by tokens in place of rows: `per_device_train_batch_size` is a number of packs then. Which rows
+            go together is planned from their exact lengths; none is cut. Not for streaming.
+        pack_tokens: Most tokens of a pack. Default: `max_length`, or those of the longest row where that is None.
+        share_images: Rows about the same pictures share one copy of them and of what stands before, wherever they meet in a
+            batch; with `packing` they are brought together. The losses are those of the rows alone.
         on_bad_row: "error" stops before training at the first row that cannot be used; "skip" leaves such rows out and
             reports how many and which.
         lora_vision_tower: In a run with adapters (`--use_peft`, `peft_config`), put some on the vision tower too. Without it
@@ -87,6 +94,25 @@ class LlavaSFTConfig(SFTConfig):
         default=False,
         metadata={"help": "Make batches of one modality and of similar length."},
     )
+    padding_free: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Lay the rows of a batch end to end, none of which sees another, in place of padding them. Default: "
+            "wherever the language model can be shown them so."
+        },
+    )
+    pack_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "With --packing, most tokens of a pack. Default: --max_length, else those of the longest row."
+        },
+    )
+    share_images: bool = field(
+        default=True,
+        metadata={
+            "help": "Rows about the same pictures share one copy of them in a batch; with --packing they are brought together."
+        },
+    )
     on_bad_row: str = field(
         default="error",
         metadata={
@@ -127,8 +153,9 @@ class LlavaSFTConfig(SFTConfig):
         if args is None or isinstance(args, cls):
             return args or cls()
         values = {known.name: getattr(args, known.name) for known in dataclasses.fields(args) if known.init}
-        if not values["assistant_only_loss"]:
-            del values["assistant_only_loss"]  # trl's default; here it is always on
+        for name in ("assistant_only_loss", "padding_free"):
+            if not values[name]:
+                del values[name]  # trl's default; here it is always on, and wherever it can be
         return cls(**values)
 
     def __post_init__(self) -> None:
@@ -146,6 +173,21 @@ class LlavaSFTConfig(SFTConfig):
             check_choice(self.on_adapter, ON_ADAPTER, "on_adapter")
         parse_expected(self.expected_trainable or ())
         self._check_rates()
+        self._check_packing()
+
+    def _check_packing(self) -> None:
+        if self.pack_tokens is not None and not self.packing:
+            raise ValueError(f"--pack_tokens {self.pack_tokens} does nothing without --packing true: add that.")
+        if self.pack_tokens is not None and self.pack_tokens < 1:
+            raise ValueError(f"--pack_tokens {self.pack_tokens}: give the tokens of a pack, such as 4096.")
+        if self.packing and self.padding_free is False:
+            raise ValueError(
+                "--packing true lays rows end to end, and --padding_free false forbids it: leave that out."
+            )
+        if self.packing and self.group_by_modality_length:
+            raise ValueError(
+                "--packing true leaves no padding, which --group_by_modality_length true is there to lessen: leave one out."
+            )
 
     def _check_rates(self) -> None:
         """Refuse rates that nothing would learn at."""

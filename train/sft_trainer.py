@@ -3,26 +3,17 @@
 import contextlib
 import dataclasses
 import logging
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
-from ..checkpoints.adapter_files import complete_adapter
-from ..checkpoints.connector_files import CONNECTOR_FILE, load_connector, save_connector
-from ..checkpoints.loading import load_model, load_processor, naming_damage
-from ..checkpoints.model_card import CARD_FILE, write_model_card
-from ..checkpoints.safe_writing import replace_files, replace_folder, staging_folder
+from ..checkpoints.loading import load_model, load_processor
 from ..checkpoints.stop_tokens import add_stop_tokens
 from .adapters import base_or_adapter, llava_of, precision_kept, quantize_language_model_alone, ready_to_learn
 from .agreement import check_agreement
@@ -30,12 +21,17 @@ from .batching import IGNORE_INDEX
 from .collator import LlavaCollator
 from .learning_rates import logged_rates, rated_parameters
 from .optimization import check_optimization, parameter_groups
+from .packing.attention import PACKED_ATTENTION
+from .packing.choosing import lays_end_to_end
+from .packing.packs import Packs, packs_of
 from .resuming import check_same_adapters, check_stage
 from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples
 from .sampling import ModalityLengthSampler
 from .sft_config import RATES_OF_PARTS, LlavaSFTConfig
 from .stage_record import stage_record
 from .stages import log_parts
+from .step.training_forward import install_training_forward
+from .trainer_checkpoints import CheckpointingTrainer
 from .training_rows import collator_of, prepare_rows
 
 logger = logging.getLogger(__name__)
@@ -48,7 +44,7 @@ class NonFiniteLoss(RuntimeError):
     """The loss became NaN or infinite. Training stops before the weights take the step."""
 
 
-class LlavaSFTTrainer(SFTTrainer):
+class LlavaSFTTrainer(CheckpointingTrainer):
     """Train a LLaVA by the paper's two stages (arXiv:2304.08485, section 4.2).
 
     Takes what trl's `SFTTrainer` takes. It differs in this:
@@ -78,10 +74,7 @@ class LlavaSFTTrainer(SFTTrainer):
         SaveFailed: During `train()`: a checkpoint could not be written; earlier ones are intact.
     """
 
-    args: LlavaSFTConfig
-    # Looser than transformers declares them: neither is ever None here
-    model: Any
-    _signature_columns: Any
+    _signature_columns: Any  # looser than transformers declares it: never None here
 
     def __init__(
         self,
@@ -111,25 +104,31 @@ class LlavaSFTTrainer(SFTTrainer):
             place = model if isinstance(model, str) else llava.config.name_or_path
             processing_class = load_processor(place, trust_remote_code=args.trust_remote_code, **hub_kwargs)
         check_agreement(llava.config, processing_class)
+        self.padding_free = lays_end_to_end(llava, args, kwargs, own_collator=data_collator is not None)
         if data_collator is None:
-            data_collator = collator_of(processing_class, llava.config, args)
+            data_collator = collator_of(processing_class, llava.config, args, self.padding_free)
         # Rows are prepared before the trainer is set up, which looks at the first of them
         self.data_collator, self.args = data_collator, args
         self._ready: list[Any] = []  # what `_prepared` has returned
         self.train_screening: Samples | None = None
         if train_dataset is not None:
             train_dataset, self.train_screening = self._prepared(train_dataset, "training")
-            if args.shuffle_dataset and not args.group_by_modality_length:  # whose sampler draws an order of its own
+            # Packs, and the sampler of batches of a length, draw an order of their own
+            if args.shuffle_dataset and not (args.packing or args.group_by_modality_length):
                 train_dataset = train_dataset.shuffle(seed=args.seed if args.data_seed is None else args.data_seed)
-        if args.group_by_modality_length and self.train_screening is None:
+        by_length = (
+            "packing" if args.packing else "group_by_modality_length" if args.group_by_modality_length else None
+        )
+        if by_length and self.train_screening is None and train_dataset is not None:
             raise ValueError(
-                "group_by_modality_length=True needs the rows' lengths before training: a data set that is not "
+                f"{by_length}=True needs the rows' lengths before training: a data set that is not "
                 "streaming, and no data_collator but a LlavaCollator."
             )
         eval_dataset = self._prepared_for_evaluation(eval_dataset)
         self.dataset_name = dataset_name
-        self._staging: Path | None = None
+        packing, padding_free = args.packing, args.padding_free
         with precision_kept(learner):
+            args.packing = args.padding_free = False  # trl's own is for text alone
             super().__init__(
                 model=learner,
                 args=args,
@@ -139,29 +138,21 @@ class LlavaSFTTrainer(SFTTrainer):
                 processing_class=processing_class,
                 **kwargs,
             )
+            args.packing, args.padding_free = packing, padding_free
+        self.padding_free = self.data_collator.padding_free if isinstance(self.data_collator, LlavaCollator) else False
+        install_training_forward(self._llava, alike=args.loss_type == "nll")
+        if args.packing and self.train_screening is not None:
+            self.train_dataset = packs_of(
+                self.train_dataset,
+                self.train_screening,
+                args.pack_tokens or args.max_length,
+                share_images=args.share_images,
+                image_token_id=processing_class.image_token_id,
+                seed=args.seed if args.data_seed is None else args.data_seed,
+            )
         self.args.model_init_kwargs = model_init_kwargs
         add_stop_tokens(self._llava, self.processing_class, args.chat_template)
         self._provenance = dict(self._llava.config.provenance or {})
-
-    @property
-    def _llava(self) -> Any:
-        """The LLaVA itself, inside whatever wraps it."""
-        return llava_of(self.accelerator.unwrap_model(self.model))
-
-    @property
-    def _adapters(self) -> dict[str, Any] | None:
-        """What the config of the adapters says; None of a run without any."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.peft_config[model.active_adapter].to_dict() if isinstance(model, PeftModel) else None
-
-    @property
-    def has_adapters(self) -> bool:
-        """Whether what is trained and saved is an adapter."""
-        return self._adapters is not None
-
-    @property
-    def _output_dir(self) -> Path:
-        return Path(self.args.output_dir or "trainer_output")
 
     # ---- training ----
 
@@ -176,10 +167,26 @@ class LlavaSFTTrainer(SFTTrainer):
             check_stage(checkpoint, self.args.stage)
             check_same_adapters(checkpoint, self._adapters)
         earlier = self._provenance.get("training_history") or []
-        rows = len(self.train_dataset) if isinstance(self.train_dataset, Dataset) else None
-        record = stage_record(self.args, self.dataset_name, rows, self._adapters)
+        rows = _rows_of(self.train_dataset)
+        record = stage_record(
+            self.args, self.dataset_name, len(rows) if isinstance(rows, Dataset) else None, self._adapters
+        )
         self._llava.config.provenance = {**self._provenance, "training_history": [*earlier, record]}
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        with self._as_packs_need():
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _as_packs_need(self) -> Iterator[None]:
+        """Have the language model attend within the rows of a pack meanwhile."""
+        language_model = self._llava.model.language_model
+        before = language_model.config._attn_implementation
+        if self.padding_free:
+            language_model.set_attn_implementation(PACKED_ATTENTION)
+        try:
+            yield
+        finally:
+            if self.padding_free:
+                language_model.set_attn_implementation(before)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         if self.optimizer is None and any(getattr(self.args, name) is not None for name in RATES_OF_PARTS):
@@ -231,10 +238,15 @@ class LlavaSFTTrainer(SFTTrainer):
         return self._prepared(rows, "evaluation")[0]
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        return super().evaluate(self._prepared_for_evaluation(eval_dataset), *args, **kwargs)
+        with self._as_packs_need():
+            return super().evaluate(self._prepared_for_evaluation(eval_dataset), *args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        with self._as_packs_need():
+            return super().predict(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
-        with self._spare_rows(self.train_dataset):
+        with self._spare_rows(_rows_of(self.train_dataset)):
             return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -263,7 +275,7 @@ class LlavaSFTTrainer(SFTTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         mode = "train" if self.model.training else "eval"
-        counts = torch.stack([(inputs["labels"][:, 1:] != IGNORE_INDEX).sum(), inputs["attention_mask"].sum()])
+        counts = torch.stack([(inputs["labels"][:, 1:] != IGNORE_INDEX).sum(), _num_tokens(inputs)])
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = result[0] if return_outputs else result
         if mode == "train" and not torch.isfinite(loss):
@@ -284,107 +296,17 @@ class LlavaSFTTrainer(SFTTrainer):
             logs |= logged_rates(self.optimizer, self.lr_scheduler.get_last_lr())
         super().log(logs, start_time)
 
-    # ---- checkpoints ----
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
+def _rows_of(dataset: Any) -> Any:
+    """The rows of a data set, however they are laid into packs."""
+    return dataset.rows if isinstance(dataset, Packs) else dataset
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        run_dir = Path(self._get_output_dir(trial))
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        best_before = self.state.best_model_checkpoint
-        with staging_folder(run_dir / name, owner=self.args.should_save) as staging:
-            self.accelerator.wait_for_everyone()
-            self._staging = staging
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._staging = None
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                if (
-                    self.state.best_model_checkpoint != best_before
-                    or self.state.best_global_step == self.state.global_step
-                ):
-                    self.state.best_model_checkpoint = str(run_dir / name)
-                    self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-                replace_folder(staging / name, run_dir / name)
-            self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(run_dir / name))
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._staging is None:  # while it is being written it has no place yet; pushed once it has
-            super()._push_from_checkpoint(checkpoint_folder)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the whole model and its processor, beside first and then renamed file by file.
-
-        Raises:
-            SaveFailed: Nothing in `output_dir` has changed.
-        """
-        if self._staging is not None:
-            super().save_model(output_dir, _internal_call=True)
-            return
-        final = Path(output_dir or self._output_dir)
-        final.mkdir(parents=True, exist_ok=True)
-        with staging_folder(final / "model", owner=self.args.should_save) as staging:
-            self.accelerator.wait_for_everyone()
-            super().save_model(str(staging), _internal_call=True)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                (staging / CARD_FILE).unlink(missing_ok=True)  # the folder may have one of somebody's own
-                replace_files(staging, final)
-            self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            write_model_card(final, self._llava.config, self._adapters)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        if self._adapters is not None:
-            super()._save(output_dir, state_dict)
-            if self.args.should_save:
-                complete_adapter(Path(str(output_dir)), self._llava)
-        elif self._staging is None or self.args.stage != "align":
-            super()._save(output_dir, state_dict)
-        elif self.args.should_save:
-            assert output_dir is not None
-            save_connector(self._llava, output_dir, state_dict=state_dict)
-            torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        with naming_damage(resume_from_checkpoint):
-            if os.path.exists(os.path.join(resume_from_checkpoint, CONNECTOR_FILE)):
-                load_connector(self._llava, resume_from_checkpoint)
-            else:
-                super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        if best is not None and os.path.exists(os.path.join(best, CONNECTOR_FILE)):
-            load_connector(self._llava, best)
-        else:
-            super()._load_best_model()
-
-    def _last_checkpoint(self) -> str | None:
-        folders = self._output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        numbered = [(int(folder.name.rsplit("-", 1)[1]), str(folder)) for folder in folders]
-        return max(numbered)[1] if numbered else None
-
-    # ---- model card ----
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        if self.is_world_process_zero():
-            self._output_dir.mkdir(parents=True, exist_ok=True)
-            write_model_card(self._output_dir, self._llava.config, self._adapters)
+def _num_tokens(batch: dict[str, Any]) -> torch.Tensor:
+    """Tokens of all rows of a batch, each as if it stood alone."""
+    if "pieces" in batch:
+        return torch.tensor(batch["pieces"].tokens_of_rows, device=batch["labels"].device)
+    return batch["attention_mask"].sum()
 
 
 def _load_model(path: str, args: LlavaSFTConfig) -> Any:

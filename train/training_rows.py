@@ -19,8 +19,8 @@ from .sft_config import LlavaSFTConfig
 logger = logging.getLogger(__name__)
 
 
-def collator_of(processor: Any, config: Any, args: LlavaSFTConfig) -> LlavaCollator:
-    """The collator of a run: by its settings, for a model of this config."""
+def collator_of(processor: Any, config: Any, args: LlavaSFTConfig, padding_free: bool = False) -> LlavaCollator:
+    """The collator of a run: by its settings, for a model of this config; `padding_free` once that is settled."""
     return LlavaCollator(
         processor,
         max_length=args.max_length,
@@ -28,6 +28,8 @@ def collator_of(processor: Any, config: Any, args: LlavaSFTConfig) -> LlavaColla
         on_bad_row=args.on_bad_row,
         chat_template=args.chat_template,
         max_positions=num_positions(config),
+        padding_free=padding_free,
+        share_images=args.share_images,
     )
 
 

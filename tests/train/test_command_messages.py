@@ -88,7 +88,7 @@ def test_one_process_is_this_one(flags: list[str], here: bool, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--packing", "true"], "--packing True is refused: rows with images are not packed"),
+        (["--packing", "true", "--pack_tokens", "100"], "takes 1"),
         (["--dtype", "bfloat16"], "rounds most of each step away"),
         (["--model_name_or_path", "no/such-model"], "model 'no/such-model' cannot be loaded"),
         (["--save_strategy", "steps", "--load_best_model_at_end", "true"], "load_best_model_at_end requires"),

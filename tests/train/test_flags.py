@@ -63,8 +63,8 @@ def test_defaults_are_never_refused(tmp_path: Path):
 
 
 def test_a_stock_config_with_a_refused_setting_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="--packing True is refused"):
-        LlavaSFTConfig.of(SFTConfig(str(tmp_path), use_cpu=True, packing=True))
+    with pytest.raises(ValueError, match="--eval_packing True is refused"):
+        LlavaSFTConfig.of(SFTConfig(str(tmp_path), use_cpu=True, eval_packing=True))
 
 
 @pytest.mark.parametrize(

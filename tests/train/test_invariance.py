@@ -31,7 +31,9 @@ SETTINGS: dict[str, Any] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "four times one row": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
     "twice two rows": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
-    "padded to more": {"pad_to_multiple_of": 64},
+    "padded": {"padding_free": False},
+    "padded to more": {"padding_free": False, "pad_to_multiple_of": 64},
+    "filled up": {"pad_to_multiple_of": 64},
     "eager attention": {"model_init_kwargs": {"attn_implementation": "eager", "dtype": "float32"}},
     "checkpointed activations": {"gradient_checkpointing": True},
     "two workers": {"dataloader_num_workers": 2},

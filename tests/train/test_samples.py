@@ -115,7 +115,7 @@ def test_prepared_length_is_trained_length(
     args = config(tmp_path / "out", chat_template=chat_template, max_length=170, per_device_train_batch_size=1)
     trainer = LlavaSFTTrainer(tiny_llava, args, train_dataset=load_conversations(rows_file))
     batches = list(trainer.get_train_dataloader())
-    assert sorted(int(batch["attention_mask"].sum()) for batch in batches) == sorted(trainer.train_screening.lengths)
+    assert sorted(batch["input_ids"].numel() for batch in batches) == sorted(trainer.train_screening.lengths)
     supervised = sorted(int((batch["labels"] != -100).sum()) for batch in batches)
     assert supervised == sorted(trainer.train_screening.supervised)
 

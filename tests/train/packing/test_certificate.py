@@ -1,0 +1,219 @@
+"""Packed equals unpacked, for every family of language models; and the certificate says no where it does not."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from llavakit import LlavaConfig, LlavaForConditionalGeneration
+from llavakit.train.batching import IGNORE_INDEX, Sample
+from llavakit.train.packing import attention
+from llavakit.train.packing.attention import CannotPack, check_packable
+from llavakit.train.packing.certificate import certify
+from llavakit.train.packing.laying_out import packed_batch
+from llavakit.train.packing.pieces import Pieces
+from llavakit.train.step.training_forward import training_forward
+
+from ...modeling_llava.backbone_families import LANGUAGE
+
+SIDE, IMAGE_TOKENS = 28, 4
+NOT_BY_THE_INTERFACE = {"gpt2"}
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_llava: str) -> Any:
+    return AutoProcessor.from_pretrained(tiny_llava)
+
+
+@pytest.fixture(scope="module")
+def llava(tiny_llava: str) -> Any:
+    return AutoModelForImageTextToText.from_pretrained(tiny_llava, stage="instruct", dtype=torch.float32)
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.effect_noise((SIDE, SIDE), 20 + seed).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def samples(processor) -> list[Sample]:
+    """Rows of unequal lengths: two about one picture, one about two pictures, one of text alone, one that asks first."""
+    pictures = [picture(seed) for seed in range(4)]
+    chance = random.Random(0)
+
+    def words(number: int) -> list[int]:
+        return [chance.randrange(10, 90) for _ in range(number)]
+
+    def sample(ids: list[int], answers: list[int], shown: list[int]) -> Sample:
+        supervised = torch.tensor([0] * len(ids) + [1] * len(answers), dtype=torch.bool)
+        all_ids = torch.tensor(ids + answers)
+        labels = all_ids.masked_fill(~supervised, IGNORE_INDEX)
+        return Sample(all_ids, labels, [pictures[each] for each in shown], tuple(shown))
+
+    image = [processor.image_token_id] * IMAGE_TOKENS
+    begin = words(3)
+    return [
+        sample([*begin, *image, *words(4)], words(5), [0]),
+        sample([*begin, *image, *words(9)], words(2), [0]),
+        sample([*begin, *image], words(7), [0]),  # supervised from the first token behind the picture
+        sample([*words(2), *image, *words(3), *image, 5], words(4), [1, 2]),
+        sample(words(6), words(3), []),
+        sample([*words(8), *image], words(1), [3]),
+    ]
+
+
+def of_family(model_type: str, processor: Any, **fields: Any) -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    text = {"vocab_size": 400, "max_position_embeddings": 256, "initializer_range": 0.2, "pad_token_id": 0}
+    config = LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", "image_size": SIDE, "patch_size": 14, **sizes},
+        text_config={"model_type": model_type, **text, **sizes, **LANGUAGE[model_type], **fields},
+        image_token_index=processor.image_token_id,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.set_stage("instruct")
+    return model
+
+
+@pytest.mark.parametrize("model_type", LANGUAGE)
+def test_every_family_is_certified_or_refused_by_name(model_type: str, processor, samples):
+    model = of_family(model_type, processor)
+    try:
+        check_packable(model.model.language_model)
+    except CannotPack as error:
+        assert type(model.model.language_model).__name__ in str(error)
+        assert model_type in {"gemma2"}
+        return
+    certificate = certify(model, processor, samples)
+    assert certificate.holds, certificate
+    assert len(certificate.findings) == 7
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_implementations_that_take_a_mask_agree(implementation: str, llava, processor, samples):
+    assert certify(llava, processor, samples, attention=implementation).holds
+
+
+def test_a_window_is_kept_to(processor, samples):
+    model = of_family("mistral", processor, sliding_window=5)
+    alone = of_family("mistral", processor, sliding_window=None)
+    alone.load_state_dict(model.state_dict())
+    certificate = certify(model, processor, samples)
+    assert certificate.holds, certificate
+    # The window changes what a row alone is, so that the certificate has seen it
+    with training_forward(model), training_forward(alone), torch.no_grad():
+        batch = packed_batch(samples[:1], pad_token_id=0, image_token_id=processor.image_token_id, **images(processor))
+        inputs = {**batch, "use_cache": False, "fused_lm_head": True}
+        assert not torch.allclose(model(**inputs).log_probs, alone(**inputs).log_probs, atol=1e-3)
+    with torch.no_grad():
+        direct = stock_log_probs(model, processor, samples[0])
+        with training_forward(model):
+            packed = model(**inputs).log_probs
+    assert torch.allclose(direct, packed, atol=1e-5)
+    refused = certify(model, processor, samples, attention="eager")
+    assert not refused.holds and "longer than the window of 5" in str(refused.refusal)
+
+
+def images(processor: Any) -> dict[str, Callable[..., Any]]:
+    return {"process_images": processor.process_images}
+
+
+def stock_log_probs(model: Any, processor: Any, sample: Sample) -> torch.Tensor:
+    """Of the supervised tokens of one row, by the model's own forward with transformers' attention."""
+    pixels = processor.process_images(sample.images) if sample.images else {}
+    logits = model.eval()(input_ids=sample.input_ids[None], use_cache=False, **pixels).logits[0, :-1]
+    targets = sample.labels[1:]
+    supervised = targets != IGNORE_INDEX
+    return logits.log_softmax(-1)[supervised].gather(1, targets[supervised, None])[:, 0]
+
+
+def test_a_pack_scores_as_transformers_does_row_by_row(llava, processor, samples):
+    """The certificate compares our forward with itself; here it is that of the model."""
+    with training_forward(llava.eval()), torch.no_grad():
+        for sample in samples:
+            batch = packed_batch(
+                [sample], pad_token_id=0, image_token_id=processor.image_token_id, **images(processor)
+            )
+            packed = llava(**batch, use_cache=False, fused_lm_head=True)
+            stock = stock_log_probs(llava, processor, sample)
+            assert torch.allclose(packed.log_probs, stock, atol=1e-6)
+
+
+# ---- what the certificate says no to ----
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[..., Any]], None]]:
+    """Puts another attention in the place of the one for packs."""
+
+    def replace(other: Callable[..., Any]) -> None:
+        monkeypatch.setattr(
+            attention.AttentionInterface, "_global_mapping", mapping | {attention.PACKED_ATTENTION: other}
+        )
+
+    mapping = attention.AttentionInterface._global_mapping
+    yield replace
+
+
+def test_no_where_rows_see_one_another(llava, processor, samples, broken):
+    def causal(module, query, key, value, mask, dropout=0.0, scaling=None, pieces=None, **kwargs):
+        all_in_one = Pieces((pieces.num_tokens,), (None,))
+        return attention.packed_attention(module, query, key, value, mask, dropout, scaling, all_in_one, **kwargs)
+
+    broken(causal)
+    certificate = certify(llava, processor, samples)
+    assert not certificate.holds
+    worst = {finding.what: finding.difference for finding in certificate.findings if not finding.holds}
+    assert (
+        "loss of every row, packed and alone" in worst
+        and "loss of a row when all others in its pack change" not in worst
+    )
+    assert "loss of every row when its pack is turned around" in worst
+
+
+@pytest.mark.parametrize(
+    ("trap", "said"),
+    [
+        ({"use_cache": None}, "needs use_cache=False"),
+        ({"use_cache": True}, "needs use_cache=False"),
+        ({"attention_mask": "ones"}, "came with an attention_mask"),
+        ({"position_ids": None}, "without position_ids"),
+        ({"cu_seq_lens_q": torch.tensor([0, 3], dtype=torch.int32)}, "came with cu_seq_lens_q besides its pieces"),
+    ],
+)
+def test_a_trap_is_an_error(llava, processor, samples, trap: dict[str, Any], said: str):
+    batch = packed_batch(samples, pad_token_id=0, image_token_id=processor.image_token_id, **images(processor))
+    inputs = {**batch, "use_cache": False, **trap}
+    if inputs.get("attention_mask") == "ones":
+        inputs["attention_mask"] = torch.ones_like(batch["input_ids"])
+    with training_forward(llava), pytest.raises(CannotPack, match=said):
+        llava(**inputs, fused_lm_head=True)
+
+
+def test_a_model_that_hands_nothing_on_is_refused(llava, processor, samples, broken):
+    def deaf(module, query, key, value, mask, *rest, pieces=None, **kwargs):
+        return attention.packed_attention(module, query, key, value, mask, *rest, **kwargs)
+
+    broken(deaf)
+    certificate = certify(llava, processor, samples)
+    assert not certificate.holds and "hands nothing on" in str(certificate.refusal)
+
+    def aside(module, query, key, value, mask, *rest, pieces=None, **kwargs):
+        return attention.sdpa_attention_forward(module, query, key, value, mask, *rest, **kwargs)
+
+    broken(aside)
+    certificate = certify(llava, processor, samples)
+    assert not certificate.holds and "0 of 2 layers" in str(certificate.refusal)
+
+
+def test_other_implementations_are_refused(llava, processor, samples):
+    batch = packed_batch(samples, pad_token_id=0, image_token_id=processor.image_token_id, **images(processor))
+    with training_forward(llava):
+        llava.model.language_model.config._attn_implementation = "flex_attention"
+        with pytest.raises(CannotPack, match="'flex_attention': its rows would see one another"):
+            llava(**batch, use_cache=False, fused_lm_head=True)
