@@ -31,6 +31,7 @@ FLOORS = [
     "photographs",
     "ablations",
     "compare",
+    "bench",
 ]
 # What the light files of a room below may be taken for: the one way from a file to pixels ships with checkpoints, so
 # that it is written there.

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import SFTConfig
 
@@ -174,6 +175,10 @@ class LlavaSFTConfig(SFTConfig):
         parse_expected(self.expected_trainable or ())
         self._check_rates()
         self._check_packing()
+        sharing: Any = self.accelerator_config  # an object by now
+        if sharing.dispatch_batches is None:
+            # Of a stream the first process would make all batches, and cut them by rows: pictures are not laid by rows
+            sharing.dispatch_batches = False
 
     def _check_packing(self) -> None:
         if self.pack_tokens is not None and not self.packing:

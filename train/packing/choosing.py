@@ -45,6 +45,8 @@ def _obstacle(llava: Any, args: Any, trainer_kwargs: Mapping[str, Any], own_coll
         return "they are made by a data_collator of the caller's."
     if given := [name for name in OF_ROWS if trainer_kwargs.get(name) is not None]:
         return f"{given[0]} reads them row by row."
+    if args.accelerator_config.dispatch_batches or args.accelerator_config.split_batches:
+        return "accelerator_config has them cut by rows (dispatch_batches, split_batches)."
     if args.label_smoothing_factor:
         return "label_smoothing_factor needs the scores of every position."
     if args.neftune_noise_alpha is not None:
