@@ -1,7 +1,7 @@
 """Rows to one batch of tensors, with labels on the assistant's turns alone."""
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ..rows.images import image_key, open_visual, visual_size
 from ..rows.schema import BadRow, Row, images_of, normalize_row, row_name
 from .batching import IGNORE_INDEX, Sample, padded_batch, supervised_labels
 from .packing.laying_out import packed_batch
+from .step.feature_cache import FeatureCache, content_of
 
 if TYPE_CHECKING:
     from ..processing import LlavaProcessor
@@ -46,6 +47,8 @@ class LlavaCollator:
         padding_free: Lay the rows end to end in one sequence, none of which sees another, in place of one a line, padded. For
             a model that `LlavaSFTTrainer` has made ready for it.
         share_images: Where they are laid so, rows about the same picture are laid behind one copy of it.
+        feature_cache: Where features of pictures are looked up. A batch all of whose pictures are there holds those in the
+            place of `pixel_values`, and no picture is opened for it.
 
     Example:
         ```python
@@ -63,6 +66,7 @@ class LlavaCollator:
     spare_rows: Dataset | IterableDataset | None = None
     padding_free: bool = False
     share_images: bool = True
+    feature_cache: FeatureCache | None = None
 
     def __post_init__(self) -> None:
         if self.chat_template is not None:
@@ -93,13 +97,13 @@ class LlavaCollator:
                 samples,
                 pad_token_id=self.processor.tokenizer.pad_token_id,
                 image_token_id=self.processor.image_token_id,
-                process_images=self.processor.process_images,
+                process_images=self._process_images,
                 pad_to_multiple_of=self.pad_to_multiple_of,
             )
         return padded_batch(
             samples,
             pad_token_id=self.processor.tokenizer.pad_token_id,
-            process_images=self.processor.process_images,
+            process_images=self._process_images,
             pad_to_multiple_of=self.pad_to_multiple_of,
         )
 
@@ -193,6 +197,15 @@ class LlavaCollator:
             opened[key] = open_visual(image, name, self.processor.video_frames)
         return opened[key]
 
+    def _process_images(self, images: list[Any]) -> dict[str, Any]:
+        """What the model takes of images, opened by now or not."""
+        if self.feature_cache is not None and all(isinstance(image, Unopened) for image in images):
+            if (found := self.feature_cache.batch([image.content for image in images])) is not None:
+                return found
+        return self.processor.process_images(
+            [image.opened() if isinstance(image, Unopened) else image for image in images]
+        )
+
     def _keys(self, images: Sequence[Any]) -> tuple[Hashable, ...]:
         """What tells the pictures of a row from others, where it may share them; of a row with a video, nothing."""
         keys = tuple(image_key(image) for image in images) if self.share_images else ()
@@ -209,18 +222,33 @@ class LlavaCollator:
         if images is None:
             images = images_of(example)
         images = images[: example["num_images"]]
-        pictures = []
-        for image, size in zip(images, example["image_sizes"], strict=False):
-            picture = self._open(image, name, opened)
-            if picture.size != tuple(size):
-                raise BadRow(
-                    f"{name}: an image is {_measures(picture.size)} now and was {_measures(size)} when the rows were "
-                    "prepared. Start again, so that they are prepared anew.",
-                    kind="image unreadable",
-                )
-            pictures.append(picture)
+        pictures = [
+            self._unopened(image, name, size, opened) or self._of_size(image, name, size, opened)
+            for image, size in zip(images, example["image_sizes"], strict=False)
+        ]
         ids = torch.tensor(example["input_ids"])
         return Sample(ids, supervised_labels(ids, example["supervised_spans"]), pictures, self._keys(images))
+
+    def _of_size(self, image: Any, name: str, size: Sequence[int], opened: dict[Hashable, Any]) -> Any:
+        """An image of a prepared row, opened.
+
+        Raises:
+            BadRow: It cannot be read, or has another size than when the row was prepared.
+        """
+        picture = self._open(image, name, opened)
+        if picture.size != tuple(size):
+            raise BadRow(
+                f"{name}: an image is {_measures(picture.size)} now and was {_measures(size)} when the rows were "
+                "prepared. Start again, so that they are prepared anew.",
+                kind="image unreadable",
+            )
+        return picture
+
+    def _unopened(self, image: Any, name: str, size: Sequence[int], opened: dict[Hashable, Any]) -> "Unopened | None":
+        """An image whose features are kept, to be opened only where those of another of its batch are not."""
+        if self.feature_cache is None or (content := content_of(image)) is None or content not in self.feature_cache:
+            return None
+        return Unopened(content, lambda: self._of_size(image, name, size, opened))
 
     def _spares(self, examples: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Rows to stand in for a batch of bad rows alone. Which ones depends on the batch, so a resumed run sees the same."""
@@ -231,6 +259,19 @@ class LlavaCollator:
             first = examples[-1].get("row", -1) + 1
             for position in range(first, first + min(len(rows), MOST_SPARE_ROWS)):
                 yield rows[position % len(rows)]
+
+
+@dataclass
+class Unopened:
+    """An image that need not be opened.
+
+    Args:
+        content: The bytes of its file.
+        opened: Opens it all the same.
+    """
+
+    content: bytes
+    opened: Callable[[], Any]
 
 
 def is_prepared(example: Mapping[str, Any]) -> bool:

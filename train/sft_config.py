@@ -52,6 +52,8 @@ class LlavaSFTConfig(SFTConfig):
         pack_tokens: Most tokens of a pack. Default: `max_length`, or those of the longest row where that is None.
         share_images: Rows about the same pictures share one copy of them and of what stands before, wherever they meet in a
             batch; with `packing` they are brought together. The losses are those of the rows alone.
+        feature_cache: Keep what a frozen vision tower says of each picture, for later epochs and stages: "auto" where that
+            gains time, which is measured, "off", or a folder to keep it in.
         on_bad_row: "error" stops before training at the first row that cannot be used; "skip" leaves such rows out and
             reports how many and which.
         lora_vision_tower: In a run with adapters (`--use_peft`, `peft_config`), put some on the vision tower too. Without it
@@ -112,6 +114,13 @@ class LlavaSFTConfig(SFTConfig):
         default=True,
         metadata={
             "help": "Rows about the same pictures share one copy of them in a batch; with --packing they are brought together."
+        },
+    )
+    feature_cache: str = field(
+        default="auto",
+        metadata={
+            "help": "Keep what a frozen vision tower says of each picture: 'auto' where that gains time (it is measured), "
+            "'off', or a folder."
         },
     )
     on_bad_row: str = field(

@@ -30,6 +30,8 @@ from .sampling import ModalityLengthSampler
 from .sft_config import RATES_OF_PARTS, LlavaSFTConfig
 from .stage_record import stage_record
 from .stages import log_parts
+from .step.caching import settle_feature_cache
+from .step.frozen_vision import heard_layers_alone
 from .step.training_forward import install_training_forward
 from .trainer_checkpoints import CheckpointingTrainer
 from .training_rows import collator_of, prepare_rows
@@ -172,21 +174,45 @@ class LlavaSFTTrainer(CheckpointingTrainer):
             self.args, self.dataset_name, len(rows) if isinstance(rows, Dataset) else None, self._adapters
         )
         self._llava.config.provenance = {**self._provenance, "training_history": [*earlier, record]}
-        with self._as_packs_need():
+        with self._made_ready():
+            self._keep_features(goes_on=bool(checkpoint))
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
     @contextlib.contextmanager
-    def _as_packs_need(self) -> Iterator[None]:
-        """Have the language model attend within the rows of a pack meanwhile."""
+    def _made_ready(self) -> Iterator[None]:
+        """Meanwhile the language model attends within the rows of a pack, and a frozen tower runs as far as it is heard."""
         language_model = self._llava.model.language_model
         before = language_model.config._attn_implementation
         if self.padding_free:
             language_model.set_attn_implementation(PACKED_ATTENTION)
         try:
-            yield
+            with heard_layers_alone(self._llava):
+                yield
         finally:
             if self.padding_free:
                 language_model.set_attn_implementation(before)
+
+    def _keep_features(self, goes_on: bool) -> None:
+        """Encode the images of the training once, where that is worth it."""
+        rows = _rows_of(self.train_dataset)
+        if not isinstance(self.data_collator, LlavaCollator):
+            return
+        known = isinstance(rows, Dataset)
+        epochs = self.args.num_train_epochs
+        if known and self.args.max_steps > 0:
+            epochs = self.args.max_steps * self.args.gradient_accumulation_steps / len(self.get_train_dataloader())
+        with self.compute_loss_context_manager():
+            self.data_collator.feature_cache = settle_feature_cache(
+                self.args.feature_cache,
+                self._llava,
+                self.processing_class,
+                rows if known else None,
+                epochs * len(rows) if known else 0,
+                goes_on=goes_on,
+                dtype=torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None,
+                share=(self.args.process_index, self.args.world_size),
+            )
+        self.accelerator.wait_for_everyone()
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         if self.optimizer is None and any(getattr(self.args, name) is not None for name in RATES_OF_PARTS):
@@ -238,11 +264,11 @@ class LlavaSFTTrainer(CheckpointingTrainer):
         return self._prepared(rows, "evaluation")[0]
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self._as_packs_need():
+        with self._made_ready():
             return super().evaluate(self._prepared_for_evaluation(eval_dataset), *args, **kwargs)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        with self._as_packs_need():
+        with self._made_ready():
             return super().predict(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:

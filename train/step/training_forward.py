@@ -13,11 +13,15 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
+from ...modeling_llava.fusions import FUSIONS
+from ...modeling_llava.image_features import connect
 from ..batching import IGNORE_INDEX
 from ..packing.attention import PACKED_ATTENTION, CannotPack, packed
 from ..packing.pieces import Pieces
+from .feature_cache import FEATURES
 from .supervised_head import score_tokens
 
 
@@ -37,11 +41,14 @@ def install_training_forward(llava: Any, *, alike: bool) -> None:
             _check_alone(inputs)
         with _shown(self, inputs) as shown:
             if not fused_lm_head:
+                _take_features(self, shown)
                 return otherwise(*args, **shown)
             if inputs.get("output_router_logits"):  # trl adds the loss that balances experts
                 _check_unshared(pieces)
+                _take_features(self, shown)
                 return otherwise(*args, fused_lm_head=True, **shown)
             labels = shown.pop("labels")
+            _take_features(self, shown)
             hidden = self.model(*args, **shown).last_hidden_state  # (B, S, D)
         return _scored(self, hidden, labels, pieces, alike)
 
@@ -92,6 +99,17 @@ def _check_unshared(pieces: Pieces | None) -> None:
             "the loss that balances experts (router_aux_loss_coef) is trl's, which knows no shared prefixes: set "
             "--share_images false."
         )
+
+
+def _take_features(llava: Any, inputs: dict[str, Any]) -> None:
+    """Features that were kept go through the connector, in the place of pictures."""
+    if (features := inputs.pop(FEATURES, None)) is None:
+        return
+    config, places = llava.config, inputs.pop("feature_places", None)
+    images = connect(llava.model.multi_modal_projector, features, places, [config.patch_grid] * len(features))
+    outputs = BaseModelOutputWithPooling()
+    outputs["pooler_output"] = FUSIONS[config.image_fusion].as_tokens(images)
+    inputs["mm_encoder_outputs"] = {"image": outputs}
 
 
 def _scored(llava: Any, hidden: torch.Tensor, labels: torch.Tensor, pieces: Pieces | None, alike: bool) -> Any:
