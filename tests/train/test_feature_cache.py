@@ -40,7 +40,9 @@ def train(model: str, rows: Any, folder: Path, **changes: Any) -> tuple[list[flo
         "save_strategy": "no",
         "gradient_checkpointing": False,
     }
-    trainer = LlavaSFTTrainer(model, LlavaSFTConfig(str(folder), **{**settings, **CPU_SETTINGS, **changes}), None, rows)
+    trainer = LlavaSFTTrainer(
+        model, LlavaSFTConfig(str(folder), **{**settings, **CPU_SETTINGS, **changes}), None, rows
+    )
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], trainer
 
