@@ -32,7 +32,8 @@ class LlavaSFTConfig(SFTConfig):
 
     Supervision is always on the assistant's turns alone. Settings of trl's and transformers' that a LLaVA's training would
     drop are refused (`llavakit.train.flags` lists them). `bf16` defaults to whether the device computes in it; on a CPU
-    training is in float32 unless told otherwise. Without a GPU `use_cpu` is set.
+    training is in float32 unless told otherwise. Without a GPU `use_cpu` is set. `gradient_checkpointing` defaults to
+    whether a step would not fit into memory without.
 
     Args:
         stage: "align" trains the connector alone (stage 1, feature alignment); "instruct" trains the connector and the
@@ -152,6 +153,13 @@ class LlavaSFTConfig(SFTConfig):
         },
     )
 
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Compute activations twice to save memory. Default: where a step would not fit otherwise, which is "
+            "reckoned from the model, the rows and the memory that is free."
+        },
+    )
     assistant_only_loss: bool | None = field(  # type: ignore[assignment]
         default=None,
         metadata={"help": "The assistant's turns alone are supervised, always."},
@@ -163,9 +171,16 @@ class LlavaSFTConfig(SFTConfig):
         if args is None or isinstance(args, cls):
             return args or cls()
         values = {known.name: getattr(args, known.name) for known in dataclasses.fields(args) if known.init}
-        for name in ("assistant_only_loss", "padding_free"):
-            if not values[name]:
-                del values[name]  # trl's default; here it is always on, and wherever it can be
+        # trl's defaults; here the first is always on, the second wherever it can be, the third where memory asks for it
+        for name, default in (
+            ("assistant_only_loss", False),
+            ("padding_free", False),
+            ("gradient_checkpointing", True),
+        ):
+            if values[name] is default:
+                del values[name]
+        if values.get("activation_checkpointing") is True:
+            del values["activation_checkpointing"]  # what became of the third
         return cls(**values)
 
     def __post_init__(self) -> None:
@@ -238,6 +253,10 @@ class LlavaSFTConfig(SFTConfig):
     def _settle_checkpointing(self) -> None:
         """Give transformers 5.18's names to what trl still calls `gradient_checkpointing`; 5.17 knows only those."""
         known = {known.name for known in dataclasses.fields(self)}
+        asked = [getattr(self, name, None) for name in ("gradient_checkpointing", "activation_checkpointing")]
+        self.checkpointing_is_open = asked[0] is None and asked[1] is None
+        if self.checkpointing_is_open:
+            self.gradient_checkpointing = False  # until the trainer has seen model, rows and memory
         for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
             new = old.replace("gradient", "activation")
             if {old, new} <= known and getattr(self, new) is None:

@@ -32,6 +32,7 @@ from .stage_record import stage_record
 from .stages import log_parts
 from .step.caching import settle_feature_cache
 from .step.frozen_vision import heard_layers_alone
+from .step.memory import settle_checkpointing
 from .step.training_forward import install_training_forward
 from .trainer_checkpoints import CheckpointingTrainer
 from .training_rows import collator_of, prepare_rows
@@ -127,6 +128,7 @@ class LlavaSFTTrainer(CheckpointingTrainer):
                 "streaming, and no data_collator but a LlavaCollator."
             )
         eval_dataset = self._prepared_for_evaluation(eval_dataset)
+        settle_checkpointing(args, learner, llava, _tokens_of_step(args, self.train_screening))
         self.dataset_name = dataset_name
         packing, padding_free = args.packing, args.padding_free
         with precision_kept(learner):
@@ -326,6 +328,16 @@ class LlavaSFTTrainer(CheckpointingTrainer):
 def _rows_of(dataset: Any) -> Any:
     """The rows of a data set, however they are laid into packs."""
     return dataset.rows if isinstance(dataset, Packs) else dataset
+
+
+def _tokens_of_step(args: LlavaSFTConfig, samples: Samples | None) -> int:
+    """Most tokens of a step on a device."""
+    longest = args.max_length or 2048
+    if samples is not None:
+        longest = min(longest, max(samples.lengths))
+    if args.packing:
+        longest = args.pack_tokens or longest
+    return args.train_batch_size * longest
 
 
 def _num_tokens(batch: dict[str, Any]) -> torch.Tensor:
