@@ -1,5 +1,6 @@
 """Rows to one batch of tensors, with labels on the assistant's turns alone."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,6 +107,10 @@ class LlavaCollator:
             process_images=self._process_images,
             pad_to_multiple_of=self.pad_to_multiple_of,
         )
+
+    def samples(self, rows: Iterable[Mapping[str, Any]]) -> list[Sample]:
+        """Rows of either format, or prepared ones, with their pictures open; bad ones by the rule of `on_bad_row`."""
+        return list(dataclasses.replace(self, feature_cache=None)._usable(rows))
 
     def tokenize(
         self, row: Row, name: str | None = None, image_sizes: Sequence[Sequence[int]] | None = None

@@ -11,6 +11,7 @@ from datasets import Dataset, IterableDataset
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTConfig
 
 from ..checkpoints.loading import load_model, load_processor
@@ -21,8 +22,10 @@ from .batching import IGNORE_INDEX
 from .collator import LlavaCollator
 from .learning_rates import logged_rates, rated_parameters
 from .optimization import check_optimization, parameter_groups
-from .packing.attention import PACKED_ATTENTION
+from .packing.attention import PACKED_ATTENTION, CannotPack
+from .packing.certifying import PACKS, ROWS_OF_PACK, certify_run
 from .packing.choosing import lays_end_to_end
+from .packing.command import spread
 from .packing.packs import Packs, packs_of
 from .resuming import check_same_adapters, check_stage
 from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples
@@ -177,6 +180,7 @@ class LlavaSFTTrainer(CheckpointingTrainer):
         )
         self._llava.config.provenance = {**self._provenance, "training_history": [*earlier, record]}
         with self._made_ready():
+            self._certify()
             self._keep_features(goes_on=bool(checkpoint))
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -184,15 +188,40 @@ class LlavaSFTTrainer(CheckpointingTrainer):
     def _made_ready(self) -> Iterator[None]:
         """Meanwhile the language model attends within the rows of a pack, and a frozen tower runs as far as it is heard."""
         language_model = self._llava.model.language_model
-        before = language_model.config._attn_implementation
-        if self.padding_free:
+        before, packs = language_model.config._attn_implementation, self.padding_free
+        if packs:
             language_model.set_attn_implementation(PACKED_ATTENTION)
         try:
             with heard_layers_alone(self._llava):
                 yield
         finally:
-            if self.padding_free:
+            if packs:
                 language_model.set_attn_implementation(before)
+
+    def _certify(self) -> None:
+        """Show once for a model, a kernel and versions that rows laid end to end train it as they do alone.
+
+        Raises:
+            CannotPack: They do not, and `padding_free` or `packing` asked for it. Where nobody did, batches are padded.
+        """
+        rows = _rows_of(self.train_dataset)
+        if not self.padding_free or not isinstance(rows, Dataset) or is_deepspeed_zero3_enabled():
+            return
+        some = rows.select(spread(len(rows), PACKS * ROWS_OF_PACK))
+        collator: Any = self.data_collator
+        try:
+            with self.compute_loss_context_manager():
+                certify_run(self._llava, self.processing_class, collator.samples(some), self._compute_dtype)
+        except CannotPack as error:
+            if self.args.packing or self.args.padding_free:
+                raise
+            logger.warning("batches are padded from here on: %s", error)
+            self.padding_free = False
+            self.data_collator = dataclasses.replace(collator, padding_free=False)
+
+    @property
+    def _compute_dtype(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
 
     def _keep_features(self, goes_on: bool) -> None:
         """Encode the images of the training once, where that is worth it."""
@@ -211,7 +240,7 @@ class LlavaSFTTrainer(CheckpointingTrainer):
                 rows if known else None,
                 epochs * len(rows) if known else 0,
                 goes_on=goes_on,
-                dtype=torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None,
+                dtype=self._compute_dtype,
                 share=(self.args.process_index, self.args.world_size),
             )
         self.accelerator.wait_for_everyone()

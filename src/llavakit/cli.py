@@ -47,6 +47,9 @@ VERBS: dict[str, Verb] = {
     "inspect": Verb(
         "train.inspect.command", "check data before a GPU is rented: counts, lengths, what is in the loss"
     ),
+    "certify": Verb(
+        "train.packing.command", "show on your own model and rows that packed rows train it as they do alone"
+    ),
     "chat": Verb("inference.command", "ask a checkpoint about an image, in the terminal or in the browser"),
     "data": Verb(
         "data_generation.command", "make training rows from annotated images", steps=("evaluation.leaks.command",)

@@ -54,7 +54,7 @@ class Certificate:
         rows: How many rows, and tokens in them.
         tokens: Of all rows alone.
         attention: The implementation of attention.
-        dtype: Of the weights.
+        dtype: That is computed in.
         findings: What was compared.
         refusal: Why the model cannot be shown packs at all, or None.
     """
@@ -90,13 +90,15 @@ def certify(
     if len(samples) < 2:
         raise ValueError(f"{len(samples)} row(s): a pack needs two or more.")
     embedding = llava.get_input_embeddings().weight
-    of_loss, of_gradients = TOLERANCES[embedding.dtype]
+    device = embedding.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embedding.dtype
+    of_loss, of_gradients = TOLERANCES[dtype]
     was_training = llava.training
     llava.eval()  # dropout would differ from one time to the next
     with training_forward(llava, attention=attention):
         compared = _Compared(llava, processor, embedding.device)
         implementation = llava.model.language_model.config._attn_implementation
-        facts = len(samples), sum(len(each.input_ids) for each in samples), implementation, str(embedding.dtype)[6:]
+        facts = len(samples), sum(len(each.input_ids) for each in samples), implementation, str(dtype)[6:]
         try:
             findings = compared.losses(samples, of_loss)
             if gradients:

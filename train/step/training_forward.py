@@ -59,14 +59,17 @@ def install_training_forward(llava: Any, *, alike: bool) -> None:
 def training_forward(llava: Any, *, attention: str | None = None) -> Iterator[Any]:
     """A LLaVA of nobody's training with this forward meanwhile, its language model attending by `attention`."""
     language_model = llava.model.language_model
-    before = language_model.config._attn_implementation
+    before, own_forward = language_model.config._attn_implementation, vars(llava).get("forward")
     install_training_forward(llava, alike=True)
     language_model.set_attn_implementation(attention or PACKED_ATTENTION)
     try:
         yield llava
     finally:
         language_model.set_attn_implementation(before)
-        del llava.forward
+        if own_forward is None:
+            del llava.forward
+        else:
+            llava.forward = own_forward
 
 
 def _shown(llava: Any, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """Packed equals unpacked, for every family of language models; and the certificate says no where it does not."""
 
+import json
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from llavakit import LlavaConfig, LlavaForConditionalGeneration
+from llavakit import LlavaConfig, LlavaForConditionalGeneration, LlavaSFTConfig, LlavaSFTTrainer, load_conversations
+from llavakit.cli import main
 from llavakit.train.batching import IGNORE_INDEX, Sample
 from llavakit.train.packing import attention
 from llavakit.train.packing.attention import CannotPack, check_packable
@@ -18,6 +21,7 @@ from llavakit.train.packing.laying_out import packed_batch
 from llavakit.train.packing.pieces import Pieces
 from llavakit.train.step.training_forward import training_forward
 
+from ...cpu_training import CPU_SETTINGS
 from ...modeling_llava.backbone_families import LANGUAGE
 
 SIDE, IMAGE_TOKENS = 28, 4
@@ -217,3 +221,67 @@ def test_other_implementations_are_refused(llava, processor, samples):
         llava.model.language_model.config._attn_implementation = "flex_attention"
         with pytest.raises(CannotPack, match="'flex_attention': its rows would see one another"):
             llava(**batch, use_cache=False, fused_lm_head=True)
+
+
+# ---- of a run, and of the command ----
+
+
+def trainer_of(model: Any, rows: Any, folder: Path, **changes: Any) -> LlavaSFTTrainer:
+    settings = {"per_device_train_batch_size": 4, "max_steps": 1, "save_strategy": "no", **CPU_SETTINGS, **changes}
+    return LlavaSFTTrainer(model, LlavaSFTConfig(str(folder), **settings), train_dataset=load_conversations(rows))
+
+
+def test_a_run_certifies_itself_once(tiny_llava: str, rows_file: Path, tmp_path: Path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
+    trainer_of(tiny_llava, rows_file, tmp_path / "out").train()
+    [kept] = (tmp_path / "llavakit-certificates").glob("*.json")
+    assert json.loads(kept.read_text())["attention"] == attention.PACKED_ATTENTION
+    assert "certified: packed rows train this model as they do alone" in caplog.text
+    caplog.clear()
+    trainer_of(tiny_llava, rows_file, tmp_path / "out").train()
+    assert "certified" not in caplog.text
+    trainer_of(tiny_llava, rows_file, tmp_path / "out", stage="align").train()
+    assert "certified" in caplog.text and len(list(kept.parent.glob("*.json"))) == 2
+
+
+def test_a_run_whose_certificate_says_no_pads_or_stops(
+    tiny_llava: str, rows_file: Path, tmp_path: Path, monkeypatch, caplog, broken
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
+
+    def leaky(module, query, key, value, mask, dropout=0.0, scaling=None, pieces=None, **kwargs):
+        if pieces is not None:
+            pieces = Pieces((pieces.num_tokens,), (None,))
+        return attention.packed_attention(module, query, key, value, mask, dropout, scaling, pieces, **kwargs)
+
+    broken(leaky)
+    with pytest.raises(CannotPack, match="do not train this model as they do alone: largest difference"):
+        trainer_of(tiny_llava, rows_file, tmp_path / "out", padding_free=True).train()
+    trainer = trainer_of(tiny_llava, rows_file, tmp_path / "out")
+    trainer.train()
+    assert "batches are padded from here on" in caplog.text and trainer.padding_free is False
+    assert "attention_mask" in next(iter(trainer.get_train_dataloader()))
+    assert not (tmp_path / "llavakit-certificates").exists()
+
+
+def test_the_command(tiny_llava: str, rows_file: Path, tmp_path: Path, capsys, broken):
+    page = tmp_path / "certificate.json"
+    assert main(["certify", tiny_llava, str(rows_file), "-o", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "Yes: packed rows train this model as they do alone." in said and "gradients of the connector" in said
+    found = json.loads(page.read_text())
+    assert found["holds"] and found["rows"] == 8 and found["dtype"] == "float32"
+    assert main(["certify", tiny_llava, str(rows_file), "--attn_implementation", "eager", "--stage", "align"]) == 0
+    assert "gradients of the language model" not in capsys.readouterr().out
+    assert main(["certify", tiny_llava, str(rows_file), "--dtype", "bfloat16"]) == 0
+    assert main(["certify", tiny_llava, str(rows_file), "--dtype", "int3"]) == 1
+    assert "--dtype int3 is unknown" in capsys.readouterr().err
+
+    def deaf(module, query, key, value, mask, *rest, pieces=None, **kwargs):
+        return attention.packed_attention(module, query, key, value, mask, *rest, **kwargs)
+
+    broken(deaf)
+    capsys.readouterr()
+    assert main(["certify", tiny_llava, str(rows_file)]) == 1
+    assert "No: LlamaAttention hands nothing on to its attention" in capsys.readouterr().out
