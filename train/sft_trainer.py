@@ -210,7 +210,7 @@ class LlavaSFTTrainer(CheckpointingTrainer):
         some = rows.select(spread(len(rows), PACKS * ROWS_OF_PACK))
         collator: Any = self.data_collator
         try:
-            with self.compute_loss_context_manager():
+            with self.accelerator.autocast():
                 certify_run(self._llava, self.processing_class, collator.samples(some), self._compute_dtype)
         except CannotPack as error:
             if self.args.packing or self.args.padding_free:
@@ -232,7 +232,7 @@ class LlavaSFTTrainer(CheckpointingTrainer):
         epochs = self.args.num_train_epochs
         if known and self.args.max_steps > 0:
             epochs = self.args.max_steps * self.args.gradient_accumulation_steps / len(self.get_train_dataloader())
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():
             self.data_collator.feature_cache = settle_feature_cache(
                 self.args.feature_cache,
                 self._llava,

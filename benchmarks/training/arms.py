@@ -26,6 +26,7 @@ class Task:
         stage: "align" or "instruct".
         steps: Optimizer steps.
         output_dir: Where trainers may write.
+        rows_file: In the folder. Default: that of the stage.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class Task:
     stage: str
     steps: int
     output_dir: Path
+    rows_file: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """Settings that all trainers have in common."""
@@ -54,7 +56,7 @@ class Task:
         }
 
     def rows(self) -> Any:
-        return load_conversations(self.folder / f"{self.stage}.json", self.folder / "images")
+        return load_conversations(self.folder / (self.rows_file or f"{self.stage}.json"), self.folder / "images")
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,16 @@ class Arm:
     same_rows: bool = True
 
 
-def _ours(task: Task, *, own_head: bool = True, **settings: Any) -> Any:
+def _ours(task: Task, *, own_head: bool = True, kept: bool = False, **settings: Any) -> Any:
     from ..train import LlavaSFTConfig, LlavaSFTTrainer
 
-    args = LlavaSFTConfig(**task.settings(), stage=task.stage, chat_template=TEMPLATE[task.stage], **settings)
+    args = LlavaSFTConfig(
+        **task.settings(),
+        stage=task.stage,
+        chat_template=TEMPLATE[task.stage],
+        feature_cache=str(task.folder / "features") if kept else "off",
+        **settings,
+    )
     trainer = LlavaSFTTrainer(str(task.folder / "llava"), args, train_dataset=task.rows())
     if not own_head:
         from trl.trainer.utils import add_fused_lm_head
@@ -148,9 +156,14 @@ ARMS: dict[str, Arm] = {
         {**NO_CHECKPOINTS, "by_length": True},
         same_rows=False,
     ),
-    "llavakit": Arm(_ours, "LlavaSFTTrainer, as it comes"),
+    "llavakit": Arm(_ours, "LlavaSFTTrainer, as it comes in its first epoch"),
+    "llavakit, features kept": Arm(_ours, "in later epochs, its features found in the cache", {"kept": True}),
     "llavakit, padded": Arm(_ours, "without laying rows end to end", {"padding_free": False}),
-    "llavakit, padded, all scores": Arm(
-        _ours, "that, and trl's head, which scores every position on a CPU", {"padding_free": False, "own_head": False}
+    "llavakit, checkpointing": Arm(_ours, "with gradient_checkpointing on", {"gradient_checkpointing": True}),
+    "llavakit, all scores": Arm(
+        _ours,
+        "padded, and with trl's head, which scores every position on a CPU",
+        {"padding_free": False, "own_head": False},
     ),
 }
+STOCK, BEST_STOCK, OURS = "stock", ("stock, no checkpointing", "stock, by length"), "llavakit"

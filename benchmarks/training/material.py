@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from .presets import Preset
@@ -18,16 +19,16 @@ def words(number: int = 4000) -> list[str]:
     ]
 
 
-def write_material(folder: Path, preset: Preset, rows_an_image: int = 1) -> None:
-    """Write `folder/llava`, and the rows of both stages: `align.json` and `instruct.json`, beside `images`.
+def write_material(folder: Path, preset: Preset, shared: Sequence[int] = ()) -> None:
+    """Write `folder/llava`, and the rows of both stages beside `images`: `align.json`, `instruct.json`.
 
     Args:
         folder: Where to.
         preset: Sizes of the model.
-        rows_an_image: How many rows of stage 2, one after the other, are about the same picture.
+        shared: For each of these numbers, the rows of stage 2 once more, so many about one image: `instruct-2.json`, ...
     """
     _write_model(folder, preset)
-    _write_rows(folder, preset.vision["image_size"], rows_an_image)
+    _write_rows(folder, preset.vision["image_size"], shared)
 
 
 def _write_model(folder: Path, preset: Preset) -> None:
@@ -69,7 +70,7 @@ def _write_model(folder: Path, preset: Preset) -> None:
     save_llava(model, processor, folder / "llava")
 
 
-def _write_rows(folder: Path, side: int, rows_an_image: int) -> None:
+def _write_rows(folder: Path, side: int, shared: Sequence[int]) -> None:
     from PIL import Image
 
     chance = random.Random(1)
@@ -103,6 +104,10 @@ def _write_rows(folder: Path, side: int, rows_an_image: int) -> None:
             turns = [(text(6, 14), text(8, 40)) for _ in range(chance.randint(2, 5))]
         else:
             turns = [(text(8, 24), text(70, 130) if kind == "describe" else text(80, 150))]
-        tasks.append(row(number, names[number // rows_an_image], turns))
-    for stage, rows in (("align", captions), ("instruct", tasks)):
-        (folder / f"{stage}.json").write_text(json.dumps(rows), encoding="utf-8")
+        tasks.append(row(number, names[number], turns))
+    files = {"align": captions, "instruct": tasks}
+    for rows_an_image in shared:
+        together = [{**task, "image": names[number // rows_an_image]} for number, task in enumerate(tasks)]
+        files[f"instruct-{rows_an_image}"] = together
+    for name, rows in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")

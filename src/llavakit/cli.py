@@ -54,6 +54,7 @@ VERBS: dict[str, Verb] = {
     "data": Verb(
         "data_generation.command", "make training rows from annotated images", steps=("evaluation.leaks.command",)
     ),
+    "bench": Verb("bench.command", "train beside stock trl, and see what is faster and by how much"),
     "eval": Verb("evaluation.command", "measure a checkpoint, or score answers, on the papers' benchmarks"),
 }
 

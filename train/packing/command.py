@@ -41,7 +41,7 @@ def _certify(args: argparse.Namespace) -> int:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, args.dtype, None)
-    if not isinstance(dtype, torch.dtype):
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"--dtype {args.dtype} is unknown: float32, bfloat16 or float16.")
     llava = load_model(args.checkpoint, dtype=dtype, trust_remote_code=args.trust_remote_code).to(device)
     llava.set_stage(args.stage)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ...modeling_llava.model_parts import is_learning
+from ...modeling_llava.vision_encoding import encode_views
 
 
 @contextlib.contextmanager
@@ -66,9 +67,12 @@ def unheard_layers(tower: Any, feature_layer: int | list[int]) -> list[nn.Module
 
 @torch.no_grad()
 def _blank_features(llava: Any) -> torch.Tensor:
-    weight = next(llava.model.vision_tower.parameters())
-    blank = torch.zeros(1, *llava.config.image_shape, dtype=weight.dtype, device=weight.device)
-    was_training = llava.training
-    features = llava.eval().get_image_features(blank, return_dict=True).pooler_output[0]
-    llava.train(was_training)
-    return features
+    tower, config = llava.model.vision_tower, llava.config
+    weight = next(tower.parameters())
+    blank = torch.zeros(1, *config.image_shape, dtype=weight.dtype, device=weight.device)
+    was_training = tower.training
+    tower.eval()
+    strategy = config.vision_feature_select_strategy
+    features = encode_views(tower, config, blank, None, config.vision_feature_layer, strategy).features
+    tower.train(was_training)
+    return features[0]

@@ -1,5 +1,6 @@
 """Packed equals unpacked, for every family of language models; and the certificate says no where it does not."""
 
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from llavakit.cli import main
 from llavakit.train.batching import IGNORE_INDEX, Sample
 from llavakit.train.packing import attention
 from llavakit.train.packing.attention import CannotPack, check_packable
-from llavakit.train.packing.certificate import certify
+from llavakit.train.packing.certificate import _apart, _Compared, _distance, certify
 from llavakit.train.packing.laying_out import packed_batch
 from llavakit.train.packing.pieces import Pieces
 from llavakit.train.step.training_forward import training_forward
@@ -96,6 +97,19 @@ def test_every_family_is_certified_or_refused_by_name(model_type: str, processor
     assert certificate.holds, certificate
     assert len(certificate.findings) == 7
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_shared_picture_changes_no_gradient(llava, processor, samples):
+    """It and its connector get the sum of what each row would give them. In float64 Llama's norms are still float32."""
+    for dtype, most in ((torch.float32, 1e-6), (torch.float64, 1e-7)):
+        model = copy.deepcopy(llava).eval().to(dtype)
+        with training_forward(model):
+            compared = _Compared(model, processor, torch.device("cpu"))
+            shared = compared._gradients([samples])
+            apart = compared._gradients([[_apart(sample) for sample in samples]])
+        assert set(shared) == {"connector", "language model"}
+        for part, gradients in shared.items():
+            assert _distance(gradients, apart[part]) < most, (dtype, part)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
