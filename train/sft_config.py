@@ -49,7 +49,7 @@ class LlavaSFTConfig(SFTConfig):
         padding_free: Lay the rows of a batch end to end, none of which sees another, in place of padding them. Default:
             wherever the language model can be shown them so; where it cannot, why is logged.
         packing: Fill batches by tokens in place of rows: `per_device_train_batch_size` is a number of packs then. Which rows
-            go together is planned from their exact lengths; none is cut. Not for streaming.
+            go together is planned from their exact lengths; none is cut.
         pack_tokens: Most tokens of a pack. Default: `max_length`, or those of the longest row where that is None.
         share_images: Rows about the same pictures share one copy of them and of what stands before, wherever they meet in a
             batch; with `packing` they are brought together. The losses are those of the rows alone.

@@ -26,7 +26,7 @@ from .packing.attention import PACKED_ATTENTION, CannotPack
 from .packing.certifying import PACKS, ROWS_OF_PACK, certify_run
 from .packing.choosing import lays_end_to_end
 from .packing.command import spread
-from .packing.packs import Packs, packs_of
+from .packing.packs import PackedStream, Packs, packs_of
 from .resuming import check_same_adapters, check_stage
 from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples
 from .sampling import ModalityLengthSampler
@@ -122,12 +122,9 @@ class LlavaSFTTrainer(CheckpointingTrainer):
             # Packs, and the sampler of batches of a length, draw an order of their own
             if args.shuffle_dataset and not (args.packing or args.group_by_modality_length):
                 train_dataset = train_dataset.shuffle(seed=args.seed if args.data_seed is None else args.data_seed)
-        by_length = (
-            "packing" if args.packing else "group_by_modality_length" if args.group_by_modality_length else None
-        )
-        if by_length and self.train_screening is None and train_dataset is not None:
+        if args.group_by_modality_length and self.train_screening is None:
             raise ValueError(
-                f"{by_length}=True needs the rows' lengths before training: a data set that is not "
+                "group_by_modality_length=True needs the rows' lengths before training: a data set that is not "
                 "streaming, and no data_collator but a LlavaCollator."
             )
         eval_dataset = self._prepared_for_evaluation(eval_dataset)
@@ -148,18 +145,27 @@ class LlavaSFTTrainer(CheckpointingTrainer):
             args.packing, args.padding_free = packing, padding_free
         self.padding_free = self.data_collator.padding_free if isinstance(self.data_collator, LlavaCollator) else False
         install_training_forward(self._llava, alike=args.loss_type == "nll")
-        if args.packing and self.train_screening is not None:
-            self.train_dataset = packs_of(
-                self.train_dataset,
-                self.train_screening,
-                args.pack_tokens or args.max_length,
-                share_images=args.share_images,
-                image_token_id=processing_class.image_token_id,
-                seed=args.seed if args.data_seed is None else args.data_seed,
-            )
+        if args.packing and train_dataset is not None:
+            self.train_dataset = self._packed(train_dataset)
         self.args.model_init_kwargs = model_init_kwargs
         add_stop_tokens(self._llava, self.processing_class, args.chat_template)
         self._provenance = dict(self._llava.config.provenance or {})
+
+    def _packed(self, rows: Any) -> Packs | PackedStream:
+        """Prepared rows in packs, by the settings of the run."""
+        budget = self.args.pack_tokens or self.args.max_length
+        options: dict[str, Any] = {
+            "share_images": self.args.share_images,
+            "image_token_id": self.processing_class.image_token_id,  # type: ignore[union-attr]
+            "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        }
+        if self.train_screening is not None:
+            return packs_of(rows, self.train_screening, budget, **options)
+        if budget is None:
+            raise ValueError(
+                "--packing true of a stream needs --pack_tokens or --max_length: its longest row is not known."
+            )
+        return PackedStream(rows, budget, **options)
 
     # ---- training ----
 
@@ -356,7 +362,7 @@ class LlavaSFTTrainer(CheckpointingTrainer):
 
 def _rows_of(dataset: Any) -> Any:
     """The rows of a data set, however they are laid into packs."""
-    return dataset.rows if isinstance(dataset, Packs) else dataset
+    return dataset.rows if isinstance(dataset, Packs | PackedStream) else dataset
 
 
 def _tokens_of_step(args: LlavaSFTConfig, samples: Samples | None) -> int:

@@ -1,7 +1,8 @@
 """A data set of packs: each item some rows, which the collator lays end to end."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from .laying_out import shared_prefix
 from .planning import Unit, fill_of, plan_packs, split_units
 
 logger = logging.getLogger(__name__)
+
+ROWS_OF_STREAM_WINDOW = 512
 
 
 class Packs(torch.utils.data.Dataset):
@@ -43,6 +46,54 @@ class Packs(torch.utils.data.Dataset):
         return [self.rows[number] for number in self.numbers(pack)]
 
 
+class PackedStream(torch.utils.data.IterableDataset):
+    """Packs of a stream of prepared rows, planned window by window: as many rows lie in memory, and no more.
+
+    Every row is in a pack, once an epoch; the same stream gives the same packs, so that a resumed run goes on at the very row.
+
+    Args:
+        rows: The stream.
+        budget: Most tokens of a pack.
+        share_images: Rows about the same pictures, within a window, go into the same pack.
+        image_token_id: What stands where an image goes.
+        seed: Of the order within a window.
+        window: Rows that are planned together.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        budget: int,
+        *,
+        share_images: bool,
+        image_token_id: int,
+        seed: int,
+        window: int = ROWS_OF_STREAM_WINDOW,
+    ) -> None:
+        self.rows, self.budget, self.share_images = rows, budget, share_images
+        self.image_token_id, self.seed, self.window = image_token_id, seed, window
+
+    def set_epoch(self, epoch: int) -> None:
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        rows = iter(self.rows)
+        for number in count():
+            waiting = list(islice(rows, self.window))
+            if not waiting:
+                return
+            lengths = [row["length"] for row in waiting]
+            units = self._units(waiting, lengths) if self.share_images else None
+            names = [f"row {row['row']}" for row in waiting]
+            for pack in plan_packs(lengths, self.budget, units=units, seed=self.seed + number, names=names):
+                yield [waiting[row] for row in pack]
+
+    def _units(self, rows: list[dict[str, Any]], lengths: list[int]) -> list[Unit]:
+        keys = [tuple(row["image_keys"] or ()) for row in rows]
+        samples = (_sample_of(row) for row in rows)
+        return _units(keys, lengths, dict(enumerate(samples)).__getitem__, self.budget, self.image_token_id)
+
+
 def packs_of(
     rows: Dataset, samples: Samples, budget: int | None, *, share_images: bool, image_token_id: int, seed: int
 ) -> Packs:
@@ -62,8 +113,11 @@ def packs_of(
     usable = samples.usable
     lengths = [samples.lengths[row] for row in usable]
     budget = budget or max(lengths)
-    units = _units(samples, usable, lengths, budget, image_token_id) if share_images else None
-    packs = plan_packs(lengths, budget, units=units, seed=seed)
+    units = None
+    if share_images:
+        keys = [samples.image_keys[row] for row in usable]
+        units = _units(keys, lengths, lambda row: _sample_of(samples.table[usable[row]]), budget, image_token_id)
+    packs = plan_packs(lengths, budget, units=units, seed=seed, names=[f"row {row}" for row in usable])
     taken = sum(lengths) if units is None else sum(unit.tokens for unit in units)
     saved = f"; shared pictures save {1 - taken / sum(lengths):.1%} of all tokens" if taken < sum(lengths) else ""
     logger.info(
@@ -78,21 +132,25 @@ def packs_of(
     return Packs(rows, packs)
 
 
-def _units(samples: Samples, usable: list[int], lengths: list[int], budget: int, image_token_id: int) -> list[Unit]:
+def _units(
+    keys: Sequence[tuple[str, ...]],
+    lengths: Sequence[int],
+    sample: Callable[[int], Sample],
+    budget: int,
+    image_token_id: int,
+) -> list[Unit]:
     """Rows about the same pictures together, as far as they share a prefix."""
     groups: dict[Any, list[int]] = {}
-    for number, row in enumerate(usable):
-        groups.setdefault(samples.image_keys[row] or number, []).append(number)
+    for row, key in enumerate(keys):
+        groups.setdefault(key or row, []).append(row)
     units: list[Unit] = []
     for group in groups.values():
-        prefix = 0
-        if len(group) > 1:
-            prefix = shared_prefix([_ids_and_labels(samples, usable[number]) for number in group], image_token_id)
+        prefix = shared_prefix([sample(row) for row in group], image_token_id) if len(group) > 1 else 0
         units += split_units(group, prefix, lengths, budget)
     return units
 
 
-def _ids_and_labels(samples: Samples, row: int) -> Sample:
-    entry = samples.table[row]
+def _sample_of(entry: Mapping[str, Any]) -> Sample:
+    """A prepared row without its pictures."""
     ids = torch.tensor(entry["input_ids"])
     return Sample(ids, supervised_labels(ids, entry["supervised_spans"]))

@@ -29,6 +29,7 @@ def plan_packs(
     units: Sequence[Unit] | None = None,
     seed: int = 0,
     window: int = ROWS_OF_WINDOW,
+    names: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """Packs of rows, each row in one of them.
 
@@ -42,6 +43,7 @@ def plan_packs(
         units: Rows that stay together. Default: each row is one.
         seed: Of the order.
         window: Units that are laid out together.
+        names: What to call each row in an error.
 
     Raises:
         ValueError: A row, or a unit, is longer than the budget, naming the row and the remedy.
@@ -50,8 +52,9 @@ def plan_packs(
         units = [Unit((row,), length) for row, length in enumerate(lengths)]
     for unit in units:
         if unit.tokens > budget:
+            name = names[unit.rows[0]] if names is not None else f"row {unit.rows[0]}"
             raise ValueError(
-                f"row {unit.rows[0]} takes {unit.tokens:,} tokens, and a pack holds {budget:,}: raise --pack_tokens, or cut "
+                f"{name} takes {unit.tokens:,} tokens, and a pack holds {budget:,}: raise --pack_tokens, or cut "
                 f"rows with --max_length {budget}."
             )
     order = np.random.default_rng(seed)

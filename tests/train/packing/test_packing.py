@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 from llavakit import LlavaCollator, LlavaSFTConfig, LlavaSFTTrainer, load_conversations
 from llavakit.train.batching import IGNORE_INDEX, Sample
 from llavakit.train.packing.laying_out import order_of, packed_batch, shared_prefix
-from llavakit.train.packing.packs import Packs
+from llavakit.train.packing.packs import PackedStream, Packs
 from llavakit.train.packing.pieces import Pieces
 from llavakit.train.packing.planning import Unit, plan_packs, split_units
 
@@ -260,3 +260,52 @@ def test_the_model_is_given_back_as_it_was(tiny_llava: str, rows_file: Path, tmp
     first = trainer.evaluate(load_conversations(rows_file))["eval_loss"]
     padded = trainer_of(trainer.model, rows_file, tmp_path / "padded", padding_free=False)
     assert padded.evaluate(load_conversations(rows_file))["eval_loss"] == pytest.approx(first, abs=1e-5)
+
+
+# ---- a stream ----
+
+
+def test_a_packed_stream_holds_every_row_once(tiny_llava: str, paired_rows: Path, tmp_path: Path):
+    options = {"packing": True, "pack_tokens": 800, "max_steps": 2}
+    whole = trainer_of(tiny_llava, paired_rows, tmp_path / "whole", **options)
+    args = LlavaSFTConfig(str(tmp_path / "stream"), save_strategy="no", max_length=512, **CPU_SETTINGS, **options)
+    stream = LlavaSFTTrainer(tiny_llava, args, train_dataset=load_conversations(paired_rows, streaming=True))
+    packs = list(stream.train_dataset)
+    assert sorted(row["row"] for pack in packs for row in pack) == list(range(24))
+    assert [[row["row"] for row in pack] for pack in stream.train_dataset] == [
+        [row["row"] for row in pack] for pack in packs
+    ]
+    collated = [stream.data_collator([pack]) for pack in packs]
+    assert all(batch["input_ids"].shape[1] <= 800 for batch in collated)
+    assert any(None not in batch["pieces"].prefixes[1:2] for batch in collated)  # some share their picture
+    assert len(packs) <= len(whole.train_dataset) + 1
+    small = PackedStream(stream.train_dataset.rows, 800, share_images=True, image_token_id=0, seed=0, window=5)
+    assert sorted(row["row"] for pack in small for row in pack) == list(range(24))
+    with pytest.raises(ValueError, match=r"row \d+ takes .* tokens, and a pack holds 100"):
+        list(PackedStream(stream.train_dataset.rows, 100, share_images=False, image_token_id=0, seed=0))
+
+
+def test_a_packed_stream_goes_on_at_the_very_row(tiny_llava: str, paired_rows: Path, tmp_path: Path):
+    options = {"packing": True, "pack_tokens": 600, "max_steps": 6, "save_strategy": "steps", "save_steps": 4}
+    seen: dict[str, list[list[int]]] = {}
+
+    def train(name: str, **changes: Any) -> LlavaSFTTrainer:
+        settings = {"max_length": 512, "logging_steps": 1, "gradient_checkpointing": False, "learning_rate": 1e-2}
+        settings |= {"per_device_train_batch_size": 1}
+        args = LlavaSFTConfig(str(tmp_path / "out"), **settings, **CPU_SETTINGS, **options)
+        trainer = LlavaSFTTrainer(tiny_llava, args, train_dataset=load_conversations(paired_rows, streaming=True))
+        forward = trainer.compute_loss
+        seen[name] = []
+
+        def noting(model: Any, inputs: dict[str, Any], *rest: Any, **kwargs: Any) -> Any:
+            seen[name].append(inputs["input_ids"][0].tolist())
+            return forward(model, inputs, *rest, **kwargs)
+
+        trainer.compute_loss = noting  # type: ignore[method-assign]
+        trainer.train(**changes)
+        return trainer
+
+    whole = train("whole").model.state_dict()
+    resumed = train("resumed", resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4")).model.state_dict()
+    assert len(seen["whole"]) == 6 and seen["resumed"] == seen["whole"][4:]
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
