@@ -169,7 +169,9 @@ class _Compared:
         """Gradients of the sum of all losses, by the part of the model."""
         self.llava.zero_grad()
         for samples in packs:
-            (-self._forward(samples)[0].log_probs.sum()).backward()
+            loss = -self._forward(samples)[0].log_probs.sum()
+            if loss.requires_grad:  # rows of text alone have nothing that learns where that is the connector
+                loss.backward()
         parts: dict[str, list[torch.Tensor]] = {}
         for name, parameter in self.llava.named_parameters():
             if parameter.grad is not None:

@@ -150,6 +150,13 @@ def stock_log_probs(model: Any, processor: Any, sample: Sample) -> torch.Tensor:
     return logits.log_softmax(-1)[supervised].gather(1, targets[supervised, None])[:, 0]
 
 
+def test_rows_of_text_alone_where_the_connector_alone_learns(tiny_llava: str, processor, samples):
+    llava = AutoModelForImageTextToText.from_pretrained(tiny_llava, stage="align", dtype=torch.float32)
+    text = [sample for sample in samples if not sample.images] * 2
+    certificate = certify(llava, processor, text)
+    assert certificate.holds and not any("gradients" in each.what for each in certificate.findings)
+
+
 def test_a_pack_scores_as_transformers_does_row_by_row(llava, processor, samples):
     """The certificate compares our forward with itself; here it is that of the model."""
     with training_forward(llava.eval()), torch.no_grad():
