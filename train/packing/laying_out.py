@@ -37,7 +37,8 @@ def packed_batch(
         none stands before it.
     """
     laid: list[_Piece] = []
-    for group in _groups(samples):
+    for numbers in _groups(samples):
+        group = [samples[number] for number in numbers]
         shared = shared_prefix(group, image_token_id) if len(group) > 1 else 0
         laid += _laid_out(group, shared, first=len(laid))
     tokens = sum(len(piece.input_ids) for piece in laid)
@@ -68,15 +69,14 @@ class _Piece:
 
 def order_of(samples: Sequence[Sample]) -> list[int]:
     """Numbers of samples in the order in which `packed_batch` lays them."""
-    places = {id(sample): index for index, sample in enumerate(samples)}
-    return [places[id(sample)] for group in _groups(samples) for sample in group]
+    return [number for group in _groups(samples) for number in group]
 
 
-def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Samples about the same pictures together, in the order of the first of each group."""
-    groups: dict[Hashable, list[Sample]] = {}
-    for index, sample in enumerate(samples):
-        groups.setdefault(sample.image_keys or index, []).append(sample)
+def _groups(samples: Sequence[Sample]) -> list[list[int]]:
+    """Numbers of samples about the same pictures together, in the order of the first of each group."""
+    groups: dict[Hashable, list[int]] = {}
+    for number, sample in enumerate(samples):
+        groups.setdefault(sample.image_keys or number, []).append(number)
     return list(groups.values())
 
 
