@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import resource
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from .report import render_table, write_report
 from .rows import alignment_rows_of, detail_turn, instruction_rows, without_image
 from .side_process import SideProcess
 from .text import read_and_answer, train_tokenizer
-from .training import Run, Stage, train_and_ask
+from .training import FEATURES, Run, Stage, train_and_ask
 from .world import CELL_SIDE, COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene, save_pictures
 
 MARK = "quickstart.json"  # says that a folder is a quickstart's own, to be replaced by the next
@@ -103,6 +104,7 @@ class Quickstart:
                 Run("skip_stage_1", (instruct,)),
                 Run("blind", (Stage("instruct", "blind.json", self.steps_blind),), blind=True),
             )
+            (self.folder / FEATURES).mkdir()
             with self.phase("both stages"):
                 jobs = [side.submit(train_and_ask, self.folder, run, asked, self.seed, False) for run in rivals]
                 model = train_and_ask(self.folder, Run("model", (align, instruct)), asked, self.seed, True)
@@ -113,6 +115,7 @@ class Quickstart:
                     outcomes[run.name] = job.result()
                     self.curves[run.name] = outcomes[run.name].curves["instruct"]
         (self.folder / "runs" / "model").rename(self.folder / "model")
+        shutil.rmtree(self.folder / FEATURES, ignore_errors=True)  # half a gigabyte that nobody needs any more
         self.seconds["total"] = time.perf_counter() - started
         said = {name: outcome.said[: len(exam)] for name, outcome in outcomes.items()}
         results = self.compare(exam, said) | {

@@ -21,6 +21,9 @@ from .world import draw_scene
 
 Curve = list[list[float]]  # [step, loss] pairs
 
+FEATURES = (
+    "features"  # a folder in that of the backbones: where it is, features of pictures are kept there for all runs
+)
 LEARNING_RATES = {"align": 5e-3, "instruct": 1e-3}  # what each stage learns at, where its run names no other
 
 
@@ -134,6 +137,7 @@ def _train(
         max_steps=stage.steps,
         max_length=512,
         group_by_modality_length=True,
+        feature_cache=str(folder / FEATURES) if (folder / FEATURES).is_dir() else "off",
         gradient_checkpointing=False,
         bf16=False,
         use_cpu=True,

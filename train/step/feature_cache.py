@@ -8,6 +8,7 @@ written beside its place and renamed; one that cannot be read is as good as not 
 Shapes: V views of an image, P patches, Z width of the features.
 """
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -24,7 +25,6 @@ from safetensors.torch import load_file, save_file
 
 from ...modeling_llava import vision_encoding
 from ...processing import image_inputs
-from ...rows.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +66,14 @@ class FeatureCache:
     def write(self, content: bytes, entries: Mapping[str, torch.Tensor]) -> bool:
         """Keep them. Where that fails (a full disk, a folder made read-only), say so once and go on without."""
         path = self.path(content)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")  # another process may write the same
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as partial:
-                save_file({name: tensor.contiguous() for name, tensor in entries.items()}, partial)
+            save_file({name: tensor.contiguous() for name, tensor in entries.items()}, partial)
+            os.replace(partial, path)
         except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             if not self._failed:
                 logger.warning("features are no longer kept in %s: %s. Training goes on without.", self.folder, error)
             self._failed = True
