@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..train.plan.flops import StepWork, best_flops, step_flops
 from .arms import ARMS, BEST_STOCK, OURS, STOCK, Task
-from .flops import StepWork, best_flops, step_flops
 from .lockstep import Turn, run_in_lockstep
 from .material import write_material
 from .memory import peak_bytes

@@ -47,6 +47,7 @@ VERBS: dict[str, Verb] = {
     "inspect": Verb(
         "train.inspect.command", "check data before a GPU is rented: counts, lengths, what is in the loss"
     ),
+    "plan": Verb("train.plan.command", "memory by part, largest batch, hours and money, before a GPU is rented"),
     "certify": Verb(
         "train.packing.command", "show on your own model and rows that packed rows train it as they do alone"
     ),

@@ -113,10 +113,7 @@ def packs_of(
     usable = samples.usable
     lengths = [samples.lengths[row] for row in usable]
     budget = budget or max(lengths)
-    units = None
-    if share_images:
-        keys = [samples.image_keys[row] for row in usable]
-        units = _units(keys, lengths, lambda row: _sample_of(samples.table[usable[row]]), budget, image_token_id)
+    units = units_of(samples, budget, image_token_id) if share_images else None
     packs = plan_packs(lengths, budget, units=units, seed=seed, names=[f"row {row}" for row in usable])
     taken = sum(lengths) if units is None else sum(unit.tokens for unit in units)
     saved = f"; shared pictures save {1 - taken / sum(lengths):.1%} of all tokens" if taken < sum(lengths) else ""
@@ -130,6 +127,13 @@ def packs_of(
         saved,
     )
     return Packs(rows, packs)
+
+
+def units_of(samples: Samples, budget: int, image_token_id: int) -> list[Unit]:
+    """Usable rows, by their number among them, as units: those about the same pictures together."""
+    usable = samples.usable
+    keys, lengths = [samples.image_keys[row] for row in usable], [samples.lengths[row] for row in usable]
+    return _units(keys, lengths, lambda row: _sample_of(samples.table[usable[row]]), budget, image_token_id)
 
 
 def _units(

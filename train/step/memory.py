@@ -39,8 +39,8 @@ def settle_checkpointing(args: Any, model: nn.Module, llava: Any, tokens: int) -
 def activation_bytes(llava: Any, tokens: int, args: Any) -> int:
     """What the layers of the language model keep of so many tokens until gradients come back, about.
 
-    Of each layer's attention: what its two norms take and give, queries, keys, values, and what attention gives; of its
-    feed-forward net: both halves of the gated unit, the bent one, and their product.
+    As Llama's layers do: 12 widths of what its norms, its attention and the sums around them take and give, and four inner
+    widths of the gated unit. `llavakit plan` counts it for the model at hand.
     """
     config = llava.config.text_config
     width, layers = config.hidden_size, config.num_hidden_layers
@@ -48,7 +48,7 @@ def activation_bytes(llava: Any, tokens: int, args: Any) -> int:
     inner = getattr(config, "moe_intermediate_size", None) or inner
     inner *= getattr(config, "num_experts_per_tok", None) or 1
     size = 2 if args.bf16 or args.fp16 else torch.finfo(llava.dtype).bits // 8
-    return tokens * layers * (8 * width + 4 * inner) * size
+    return tokens * layers * (12 * width + 4 * inner) * size
 
 
 def state_bytes(model: nn.Module) -> int:

@@ -1,0 +1,140 @@
+"""What a plan reckons, against what is counted and measured."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoProcessor
+
+from llavakit import LlavaCollator, load_conversations
+from llavakit.checkpoints.loading import load_model
+from llavakit.cli import main
+from llavakit.train.packing.attention import PACKED_ATTENTION
+from llavakit.train.packing.pieces import Pieces
+from llavakit.train.plan import MACHINES
+from llavakit.train.plan.activations import bytes_a_token
+from llavakit.train.plan.estimate import Rows, Settings, make_plan
+from llavakit.train.plan.flops import StepWork, step_flops
+from llavakit.train.plan.machines import Machine
+from llavakit.train.plan.memory import sizes_of
+from llavakit.train.step.frozen_vision import heard_layers_alone
+from llavakit.train.step.training_forward import training_forward
+
+
+@pytest.fixture(scope="module")
+def config(tiny_llava: str):
+    return AutoConfig.from_pretrained(tiny_llava)
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_parameters_are_counted_as_they_are(tiny_llava: str, config, stage: str):
+    llava = load_model(tiny_llava)
+    llava.set_stage(stage)
+    sizes = sizes_of(config, stage)
+    assert sizes.vision + sizes.connector + sizes.language == llava.num_parameters()
+    assert sizes.learning == sum(each.numel() for each in llava.parameters() if each.requires_grad)
+
+
+@pytest.mark.parametrize("layers", [2, 5])
+def test_activations_are_those_that_a_model_keeps(config, layers: int):
+    """On real tensors, of more tokens and layers than the plan looks at."""
+    text = type(config.text_config).from_dict({**config.text_config.to_dict(), "num_hidden_layers": layers})
+    from transformers import AutoModel
+
+    model = AutoModel.from_config(text).eval()
+    model.set_attn_implementation(PACKED_ATTENTION)
+    weights = {each.untyped_storage()._cdata for each in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return tensor
+
+    states, pieces = torch.randn(1, 640, text.hidden_size, requires_grad=True), Pieces((400, 240), (None, None))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(inputs_embeds=states, position_ids=pieces.position_ids()[None], use_cache=False, pieces=pieces)
+    found = sum(storage.nbytes() for storage in kept.values()) / 640
+    assert bytes_a_token(text) == pytest.approx(found, rel=0.05)
+    assert bytes_a_token(text, checkpointing=True) < found
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_operations_are_those_that_torch_counts(tiny_llava: str, rows_file: Path, config, stage: str):
+    """But for attention's scores, of which torch counts those behind a token too, and twice more on the way back."""
+    llava = load_model(tiny_llava, dtype=torch.float32)
+    llava.set_stage(stage)
+    collator = LlavaCollator(AutoProcessor.from_pretrained(tiny_llava), padding_free=True)
+    batch = collator(list(load_conversations(rows_file).select([0, 1, 2, 3])))
+    with heard_layers_alone(llava), training_forward(llava.train()), FlopCounterMode(display=False) as counter:
+        (-llava(**batch, use_cache=False, fused_lm_head=True).log_probs.sum()).backward()
+    counts = counter.get_flop_counts()["Global"]
+    products = sum(
+        number for name, number in counts.items() if "attention" not in str(name) and "bmm" not in str(name)
+    )
+    lengths = list(batch["pieces"].lengths)
+    supervised = int((batch["labels"] != -100).sum())
+    work = StepWork(lengths, supervised, len(batch["pixel_values"]))
+    text = config.text_config
+    between = 6 * sum(length**2 for length in lengths) * text.hidden_size * text.num_hidden_layers
+    assert step_flops(config, stage, work) - between == pytest.approx(products, rel=0.02)
+
+
+ROWS = Rows([100, 200, 300, 600], supervised=80.0, views=1.0, shared=0.25, number=1000)
+
+
+def test_a_plan_adds_up(config):
+    plan = make_plan(config, ROWS, MACHINES["h100"], Settings(epochs=3, price=2.5, devices=2))
+    memory = plan.memory
+    assert memory.total == pytest.approx(memory.fixed + memory.of_rows) and plan.fits
+    assert plan.seconds == pytest.approx(plan.flops / (989e12 * 0.4))
+    assert plan.hours == pytest.approx(1000 * 3 / (8 * 2) * plan.seconds / 3600)
+    assert plan.cost == pytest.approx(plan.hours * 2 * 2.5)
+    assert "25% of all tokens saved" in plan.measures.values()
+    largest = make_plan(config, ROWS, MACHINES["h100"], Settings(batch_size=plan.largest_batch))
+    assert largest.fits
+    assert not make_plan(config, ROWS, MACHINES["h100"], Settings(batch_size=int(plan.largest_batch * 1.1))).fits
+
+
+def test_what_is_saved(config):
+    machine, plain = Machine(24, 100), Settings()
+    base = make_plan(config, ROWS, machine, plain)
+    checkpointed = make_plan(config, ROWS, machine, Settings(checkpointing=True))
+    assert checkpointed.memory.activations < base.memory.activations and checkpointed.seconds > base.seconds
+    adapters = make_plan(config, ROWS, machine, Settings(lora_rank=4))
+    assert adapters.memory.optimizer < base.memory.optimizer and adapters.seconds < base.seconds
+    sharded = make_plan(config, ROWS, machine, Settings(devices=4, sharded=True))
+    assert sharded.memory.fixed == pytest.approx(base.memory.fixed / 4)
+    assert make_plan(config, ROWS, machine, Settings(stage="align")).memory.optimizer < base.memory.optimizer
+    assert 0.3 < ROWS.padding(8) < 0.6 and ROWS.padding(1) == 0
+
+
+def test_the_command(tiny_llava: str, rows_file: Path, tmp_path: Path, capsys):
+    page = tmp_path / "plan.json"
+    assert main(["plan", tiny_llava, str(rows_file), "--price", "2", "-o", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "Stage instruct, 8 rows of" in said and "in money for 12 rows, 1 epochs" in said
+    assert "no padding" in said and "shared pictures (--packing true)" in said
+    assert json.loads(page.read_text())["fits"]
+    assert main(["plan", tiny_llava, "--machine", "0.0001:1"]) == 1
+    assert "It does not fit; at most 0 rows a step do" in capsys.readouterr().out
+    assert main(["plan", tiny_llava, "--machine", "abacus"]) == 1
+    assert "abacus" in capsys.readouterr().err
+    assert main(["plan", tiny_llava, "--machine", "24:fast"]) == 1
+    assert "give memory in GB and TFLOP/s" in capsys.readouterr().err
+
+
+def test_the_page_s_command(tiny_llava: str, rows_file: Path, tmp_path: Path, monkeypatch, capsys):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "speed.md").read_text()
+    [block] = re.findall(r"^```bash plan\n(.*?)^```$", page, re.M | re.S)
+    monkeypatch.chdir(rows_file.parent)
+    Path("llava").symlink_to(tiny_llava)
+    Path("images").symlink_to(rows_file.parent)
+    Path("train.json").symlink_to(rows_file)
+    assert main(shlex.split(block.replace("\\\n", " "))[1:]) == 0
+    assert "8 h100" in capsys.readouterr().out

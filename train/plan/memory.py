@@ -1,0 +1,129 @@
+"""Memory of a training by part: `memory_of`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..step.supervised_head import SCORES_AT_ONCE
+from .activations import bytes_a_token
+
+# Of the vision tower, while it runs without gradient: what a layer holds at once, in widths of a patch
+HELD_BY_TOWER = 8
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters of each part of a LLaVA, and how many of them learn."""
+
+    vision: int
+    connector: int
+    language: int
+    learning: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+        vision, connector, language: Weights.
+        gradients, optimizer: Of what learns; AdamW keeps two moments.
+        activations: Of the language model, until gradients come back.
+        head: Scores of a part of the supervised tokens, and the gradient of the head.
+        encoding: What the vision tower holds while it runs.
+    """
+
+    vision: float
+    connector: float
+    language: float
+    gradients: float
+    optimizer: float
+    activations: float
+    head: float
+    encoding: float
+
+    @property
+    def total(self) -> float:
+        return self.fixed + self.of_rows
+
+    @property
+    def fixed(self) -> float:
+        """What does not depend on the rows."""
+        return self.vision + self.connector + self.language + self.gradients + self.optimizer
+
+    @property
+    def of_rows(self) -> float:
+        return self.activations + self.head + self.encoding
+
+
+def sizes_of(config: Any, stage: str, lora_rank: int | None = None) -> Sizes:
+    """Count parameters on tensors without memory.
+
+    Args:
+        config: A `LlavaConfig`.
+        stage: What learns, a key of `STAGES`.
+        lora_rank: Of adapters on all linear layers of the language model, in place of its weights.
+    """
+    from ...modeling_llava import LlavaForConditionalGeneration
+    from ...modeling_llava.model_parts import PARTS, STAGES, part_of
+
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    model.tie_weights()
+    counted = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        counted[part_of(name)] += parameter.numel()
+    learns = {part: number for part, number in counted.items() if part in STAGES[stage].learns}
+    if lora_rank is not None and "language model" in learns:
+        layers = (each for each in model.model.language_model.modules() if isinstance(each, torch.nn.Linear))
+        learns["language model"] = sum(lora_rank * (each.in_features + each.out_features) for each in layers)
+    vision, connector, language = (counted[part] for part in ("vision tower", "connector", "language model"))
+    return Sizes(vision, connector, language, sum(learns.values()))
+
+
+def memory_of(
+    config: Any,
+    sizes: Sizes,
+    *,
+    tokens: int,
+    supervised: int,
+    views: int,
+    half: bool,
+    checkpointing: bool = False,
+    shards: int = 1,
+    frozen_half: bool = False,
+    head_learns: bool = True,
+) -> Memory:
+    """Bytes on one device.
+
+    Args:
+        config: A `LlavaConfig`.
+        sizes: Its parameters.
+        tokens: Of a step on the device.
+        supervised: Of those, supervised.
+        views: Of images.
+        half: Whether steps are computed in bfloat16 (autocast, float32 weights).
+        checkpointing: Whether activations are computed twice.
+        shards: Devices that weights, gradients and optimizer are spread over (FSDP, ZeRO-3).
+        frozen_half: Frozen weights are bfloat16.
+        head_learns: Whether the head's weights get a gradient.
+    """
+    text, vision = config.text_config, config.vision_config
+    dtype = torch.bfloat16 if half else torch.float32
+    size = 2 if half else 4
+    learning_share = sizes.learning / (sizes.connector + sizes.language)
+    of_language = 2 if frozen_half and learning_share < 0.5 else 4
+    scores = min(SCORES_AT_ONCE, supervised * text.vocab_size)
+    head = 2 * 4 * scores + (4 * text.vocab_size * text.hidden_size if head_learns else 0)
+    patches = (config.view_size[0] if getattr(config, "view_size", None) else vision.image_size) // vision.patch_size
+    return Memory(
+        vision=(2 if frozen_half else 4) * sizes.vision / shards,
+        connector=4 * sizes.connector / shards,
+        language=of_language * sizes.language / shards,
+        gradients=4 * sizes.learning / shards,
+        optimizer=8 * sizes.learning / shards,
+        activations=tokens * bytes_a_token(text, dtype, checkpointing=checkpointing),
+        head=head,
+        encoding=HELD_BY_TOWER * views * patches**2 * vision.hidden_size * size,
+    )
