@@ -53,6 +53,7 @@ class Certificate:
     Attributes:
         rows: How many rows, and tokens in them.
         tokens: Of all rows alone.
+        shared: Of these, how many a pack of all holds fewer, since pictures are shared.
         attention: The implementation of attention.
         dtype: That is computed in.
         findings: What was compared.
@@ -61,6 +62,7 @@ class Certificate:
 
     rows: int
     tokens: int
+    shared: int
     attention: str
     dtype: str
     findings: tuple[Finding, ...] = ()
@@ -98,7 +100,9 @@ def certify(
     with training_forward(llava, attention=attention):
         compared = _Compared(llava, processor, embedding.device)
         implementation = llava.model.language_model.config._attn_implementation
-        facts = len(samples), sum(len(each.input_ids) for each in samples), implementation, str(dtype)[6:]
+        tokens = sum(len(each.input_ids) for each in samples)
+        shared = tokens - compared.batch_of(samples)["pieces"].num_tokens
+        facts = len(samples), tokens, shared, implementation, str(dtype)[6:]
         try:
             findings = compared.losses(samples, of_loss)
             if gradients:
@@ -141,13 +145,16 @@ class _Compared:
             for part in alone
         ]
 
-    def _forward(self, samples: Sequence[Sample]) -> tuple[Any, dict[str, Any]]:
-        batch = packed_batch(
+    def batch_of(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        return packed_batch(
             samples,
             pad_token_id=self.processor.tokenizer.pad_token_id,
             image_token_id=self.processor.image_token_id,
             process_images=self.processor.process_images,
         )
+
+    def _forward(self, samples: Sequence[Sample]) -> tuple[Any, dict[str, Any]]:
+        batch = self.batch_of(samples)
         on_device = {name: value.to(self.device) if hasattr(value, "to") else value for name, value in batch.items()}
         return self.llava(**on_device, use_cache=False, fused_lm_head=True), batch
 

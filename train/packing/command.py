@@ -35,7 +35,7 @@ def _certify(args: argparse.Namespace) -> int:
     import torch
 
     from ...checkpoints.loading import load_model, load_processor
-    from ...rows.loading import load_conversations
+    from ...rows.loading import load_conversations, without_decoding
     from ..collator import LlavaCollator
     from .certificate import certify
 
@@ -47,7 +47,8 @@ def _certify(args: argparse.Namespace) -> int:
     llava.set_stage(args.stage)
     processor = load_processor(args.checkpoint, trust_remote_code=args.trust_remote_code)
     collator = LlavaCollator(processor, args.max_length, on_bad_row="skip", chat_template=args.chat_template)
-    rows = load_conversations(args.data, args.image_folder, on_bad_row="skip")
+    # Files as they are, and not decoded: rows about one picture are known by it
+    rows = without_decoding(load_conversations(args.data, args.image_folder, on_bad_row="skip"))
     samples = collator.samples(rows[number] for number in spread(len(rows), args.rows))
     certificate = certify(llava, processor, samples, attention=args.attn_implementation)
     _show(certificate)
@@ -70,7 +71,8 @@ def spread(number: int, wanted: int) -> list[int]:
 def _show(certificate: Any) -> None:
     from ...reports.tables import show, table
 
-    what = f"{certificate.rows} rows of {certificate.tokens:,} tokens, packed and alone"
+    shared = f", {certificate.shared:,} of them shared" if certificate.shared else ""
+    what = f"{certificate.rows} rows of {certificate.tokens:,} tokens{shared}, packed and alone"
     facts = f"{what}: {certificate.attention}, {certificate.dtype}"
     if certificate.refusal is not None:
         show(facts, f"No: {certificate.refusal}")

@@ -292,7 +292,13 @@ def test_the_command(tiny_llava: str, rows_file: Path, tmp_path: Path, capsys, b
     said = capsys.readouterr().out
     assert "Yes: packed rows train this model as they do alone." in said and "gradients of the connector" in said
     found = json.loads(page.read_text())
-    assert found["holds"] and found["rows"] == 8 and found["dtype"] == "float32"
+    assert found["holds"] and found["rows"] == 8 and found["dtype"] == "float32" and found["shared"] == 0
+    rows = json.loads(rows_file.read_text())
+    twice = [row for row in rows for _ in range(2)]
+    rows_file.with_name("twice.json").write_text(json.dumps(twice))
+    assert main(["certify", tiny_llava, str(rows_file.with_name("twice.json")), "-o", str(page)]) == 0
+    assert json.loads(page.read_text())["shared"] > 0
+    assert "of them shared, packed and alone" in capsys.readouterr().out
     assert main(["certify", tiny_llava, str(rows_file), "--attn_implementation", "eager", "--stage", "align"]) == 0
     assert "gradients of the language model" not in capsys.readouterr().out
     assert main(["certify", tiny_llava, str(rows_file), "--dtype", "bfloat16"]) == 0
