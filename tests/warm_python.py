@@ -32,6 +32,7 @@ TRANSFORMERS = ["torch", "transformers.models.auto.modeling_auto", "transformers
 TRANSFORMERS += ["transformers.models.clip.modeling_clip", "transformers.models.llama.modeling_llama"]
 TRL = ["datasets", "peft", "trl.trainer.sft_trainer", "trl.scripts.utils", "accelerate.commands.launch"]
 Arguments = Sequence[object]
+PYTHON = sys.executable  # the real one, whatever a test puts in its place
 
 # After these lines every installed package can be imported except llavakit
 WITHOUT_LLAVAKIT = """
@@ -103,7 +104,7 @@ class WarmPython:
         self._folder = tempfile.TemporaryDirectory()
         self._address = Path(self._folder.name, "address")
         self._interpreter = Path(self._folder.name, "python")
-        self._interpreter.write_text(INTERPRETER.format(python=sys.executable, file=__file__, address=self._address))
+        self._interpreter.write_text(INTERPRETER.format(python=PYTHON, file=__file__, address=self._address))
         self._interpreter.chmod(0o755)
         self._runs = 0
         return self
@@ -116,7 +117,7 @@ class WarmPython:
     def interpreter(self) -> str:
         """A program that stands for `sys.executable`: `subprocess.run([interpreter, "-m", ...])` forks."""
         if self._server is None:  # when it is first needed
-            command = [sys.executable, __file__, str(self._address), *self._libraries]
+            command = [PYTHON, __file__, str(self._address), *self._libraries]
             self._server = subprocess.Popen(command, stdin=subprocess.PIPE, env=self._env, text=True)
         while not self._address.exists():
             assert self._server.poll() is None, f"{' '.join(self._libraries)} cannot be imported"
@@ -197,7 +198,7 @@ def send(connection: socket.socket, number: int) -> None:
 def stand_in(address: str, executable: str, *arguments: str) -> None:
     """Be the process that was started by the name of `executable`: signals go on to the fork, and this ends as it does."""
     if arguments[0].startswith("-") and arguments[0] not in ("-c", "-m", *FLAGS):
-        os.execv(sys.executable, [sys.executable, *arguments])
+        os.execv(PYTHON, [PYTHON, *arguments])
     started = start_fork(address, Job(executable, list(arguments), os.getcwd(), dict(os.environ)), [0, 1, 2])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: os.killpg(started.pid, number))
