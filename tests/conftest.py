@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -83,6 +84,14 @@ def warm_python() -> Iterator[WarmPython]:
     """Runs `python -m llavakit.cli ...` and the like in processes forked from one that has the libraries imported."""
     with WarmPython() as python:
         yield python
+
+
+@pytest.fixture(scope="module")
+def forked_processes(warm_python: WarmPython) -> Iterator[None]:
+    """What this process starts by `sys.executable`, as a proof does, is forked from the warm one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", warm_python.interpreter())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import pytest
 from llavakit.checkpoints.formats import READERS, WRITERS
 from llavakit.cli import main, parser_of
 
+pytestmark = pytest.mark.usefixtures("forked_processes")  # those of proofs
+
 PAGE = "checkpoints.md"
 
 

@@ -21,6 +21,8 @@ from llavakit.checkpoints.proof.proving import Mismatch
 from llavakit.checkpoints.proof.served import Served, prove_served
 from llavakit.cli import main
 
+pytestmark = pytest.mark.usefixtures("forked_processes")  # those of proofs
+
 MLP = {"projector_type": "mlp2x_gelu", "image_aspect_ratio": "pad"}
 SIGLIP = {"encoder": "SigLIP", "image_aspect_ratio": "squeeze"}
 FEWER_KEYS = {"num_key_value_heads": 2}

@@ -19,6 +19,8 @@ from llavakit.checkpoints.loading import load_model, load_processor
 from llavakit.checkpoints.proof.prompts import proof_conversations
 from llavakit.cli import main
 
+pytestmark = pytest.mark.usefixtures("forked_processes")  # those of proofs
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "v1": {},
     "1.5": {"projector_type": "mlp2x_gelu", "image_aspect_ratio": "pad"},

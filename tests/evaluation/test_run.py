@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +15,8 @@ from llavakit.evaluation.tasks import TASKS
 from llavakit.inference.chat import load_llava
 from llavakit.inference.engine import Answer, Question
 from llavakit.inference.local_engine import LocalEngine
+
+from ..warm_python import WarmPython
 
 
 class Counting:
@@ -168,14 +168,19 @@ run_task(TASKS["pope"], LocalEngine(*load_llava(checkpoint), batch_size=1), [dat
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(
-    engine: LocalEngine, tiny_llava: str, pope_folder: Path, tmp_path: Path, write_lines: Callable[..., Path]
+    engine: LocalEngine,
+    tiny_llava: str,
+    pope_folder: Path,
+    tmp_path: Path,
+    write_lines: Callable[..., Path],
+    warm_python: WarmPython,
 ) -> None:
     rows = [json.loads(line) for line in (pope_folder / "coco_pope_random.json").read_text().splitlines()]
     many = [{**rows[number % 8], "question_id": number, "text": f"Is there a cat {number}?"} for number in range(400)]
     write_lines("pope/coco_pope_random.json", many)
     (pope_folder / "coco_pope_adversarial.json").unlink()
     path = tmp_path / "out" / "predictions.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, tiny_llava, str(pope_folder), str(tmp_path / "out")])
+    process = warm_python.start(["-c", KILLED, tiny_llava, pope_folder, tmp_path / "out"], tmp_path / "said")
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (path.exists() and path.stat().st_size > 1000):
         time.sleep(0.01)

@@ -96,10 +96,10 @@ def run(python: WarmPython, hub: HubServer, cache: Path, desk: Path, tmp_path: P
     return run
 
 
-def execute(command: str, hub: HubServer, folder: Path | None = None) -> None:
+def execute(command: str, python: WarmPython, hub: HubServer, folder: Path | None = None) -> None:
     """Runs a command line of the page, its program taken from the environment of this test."""
     program, *arguments = shlex.split(command.replace("\\\n", " "))
-    words = [str(Path(sys.executable).with_name(program)), *arguments]
+    words = [python.interpreter(), str(Path(sys.executable).with_name(program)), *arguments]
     environment = {**os.environ, **hub.environment()}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -163,13 +163,14 @@ def test_push_sends_the_model_card(pushed: Repository, tiny_llava: str) -> None:
 
 def test_upload_of_the_folder(
     hub: HubServer,
+    python: WarmPython,
     run: Run,
     tiny_llava: str,
     reference: Result,
     code_block: Callable[[str, str], str],
 ) -> None:
     command = code_block("hub.md", "bash upload").replace("runs/instruct", tiny_llava).replace(REPO, "you/by-folder")
-    execute(command, hub)
+    execute(command, python, hub)
     code = load("AutoModelForImageTextToText", ", trust_remote_code=True").replace(REPO, "you/by-folder")
     assert_same(run(code + ANSWER, with_llavakit=False), reference, "logits")
 
@@ -216,12 +217,12 @@ def test_load_without_flag_or_llavakit_is_refused(pushed: Repository, run: Run) 
 
 @pytest.mark.slow
 def test_training_pushes_what_it_saves(
-    hub: HubServer, desk: Path, tiny_llava: str, run: Run, code_block: Callable[[str, str], str]
+    hub: HubServer, python: WarmPython, desk: Path, tiny_llava: str, run: Run, code_block: Callable[[str, str], str]
 ) -> None:
     turns = [{"from": "human", "value": "<image>\nwhat is it"}, {"from": "gpt", "value": "a red cat"}]
     (desk / "rows.json").write_text(json.dumps([{"id": "1", "image": "photo.jpg", "conversations": turns}]))
     command = code_block("hub.md", "bash train").replace("runs/align", tiny_llava)
-    execute(f"{command.strip()} --max_steps 1 --use_cpu --report_to none", hub, desk)
+    execute(f"{command.strip()} --max_steps 1 --use_cpu --report_to none", python, hub, desk)
     pushed = hub.repository("models", "you/trained")
     files = pushed.files(pushed.resolve("main"))
     for name in ("config.json", "model.safetensors", "modeling_llava.py", "chat_template.jinja", "README.md"):

@@ -3,7 +3,9 @@
 import copy
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from ..warm_python import TRANSFORMERS, WarmPython
 
 WORDS = (
     "what is in the picture a red green blue cat dog house on left of right there are two three say it again".split()
@@ -141,6 +145,22 @@ def recomputed() -> Callable[..., str]:
         return text.split(stop)[0].split("</s>")[0].strip()
 
     return answer
+
+
+@pytest.fixture(scope="session")
+def warm_servers() -> Iterator[WarmPython]:
+    """One that has imported what servers and their clients are made of, too, where that is installed."""
+    libraries = ["gradio", "uvicorn", "openai", "transformers.cli.transformers", "transformers.cli.serving.server"]
+    with WarmPython([*TRANSFORMERS, "datasets", *(name for name in libraries if find_spec(name))]) as python:
+        yield python
+
+
+@pytest.fixture(scope="module")
+def forked_servers(warm_servers: WarmPython) -> Iterator[None]:
+    """What this process starts by `sys.executable` is forked from that one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", warm_servers.interpreter())
+        yield
 
 
 @pytest.fixture(scope="module")

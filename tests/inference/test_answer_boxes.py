@@ -81,7 +81,7 @@ def test_the_terminal_says_and_draws_them(
 
 
 @pytest.fixture
-def served(pointing_llava: str, tmp_path: Path) -> Iterator[WebServer]:
+def served(pointing_llava: str, forked_servers: None, tmp_path: Path) -> Iterator[WebServer]:
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'llavakit[web]'")
     with web_server(tmp_path, dict(os.environ), pointing_llava) as server:
         yield server

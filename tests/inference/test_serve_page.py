@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +28,9 @@ from llavakit.inference.session import ChatSession
 from .web_server import free_port
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "serve.md"
+# Those of the page's commands and scripts
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
 QUESTION = "What is in the picture?"
 
 
@@ -61,7 +65,7 @@ def run(command: list[str], desk: Path, environment: dict[str, str] | None = Non
 def words(command: str) -> list[str]:
     """A command line of the page, its program taken from the environment of this test."""
     program, *arguments = shlex.split(command)
-    return [str(Path(sys.executable).with_name(program)), *arguments]
+    return [sys.executable, str(Path(sysconfig.get_path("scripts"), program)), *arguments]
 
 
 @contextmanager

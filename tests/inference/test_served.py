@@ -2,7 +2,7 @@
 
 import json
 import os
-import sys
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from llavakit.rows.schema import BadRow
 from ..checkpoints.conftest import byte_level_tokenizer, llava_checkpoint  # noqa: F401  fixtures
 from ..servers.chat_server import ChatServer, completion
 from .browser_page import Page
-from .test_serve_page import serving
+from .test_serve_page import serving, words
 from .web_server import free_port, web_server
 
 QUESTIONS = ["What is in this picture?", "Where is the square?"]
@@ -47,7 +47,7 @@ def checkpoint(llava_checkpoint: Callable[..., Path]) -> Path:  # noqa: F811
 
 @pytest.fixture(scope="module", params=["llama.cpp", "transformers serve"])
 def served(
-    request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, checkpoint: Path, forked_servers: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
     if request.param == "llama.cpp":
@@ -59,8 +59,7 @@ def served(
     for library in ("fastapi", "uvicorn", "openai"):
         pytest.importorskip(library, reason=f"{library} is not installed: pip install 'transformers[serving]'")
     port = str(free_port())
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(checkpoint)]
-    command += ["--trust-remote-code", "--port", port]
+    command = words(f"transformers serve {shlex.quote(str(checkpoint))} --trust-remote-code --port {port}")
     with serving(command, folder, dict(os.environ), f"http://localhost:{port}/health"):
         yield Served(checkpoint, f"http://localhost:{port}/v1", str(checkpoint))
 

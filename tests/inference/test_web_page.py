@@ -42,7 +42,9 @@ def two_checkpoints(vivid_llava: tuple[Any, Any], tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def served(two_checkpoints: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+def served(
+    two_checkpoints: list[str], forked_servers: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WebServer]:
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'llavakit[web]'")
     arguments = ["--max_new_tokens", str(LENGTH), "--max_upload_mb", "0.3"]
     with web_server(tmp_path_factory.mktemp("served"), dict(os.environ), *two_checkpoints, *arguments) as server:

@@ -1,8 +1,6 @@
 """With the same weights, tiles and pixel shuffle give the features and scores of transformers' own InternVL."""
 
 import copy
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,8 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from llavakit import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from llavakit.checkpoints.building import build_llava, save_llava
+
+from ..warm_python import WITHOUT_LLAVAKIT
 
 SIDE = 56
 VISION = {"model_type": "internvl_vision", "image_size": [SIDE, SIDE], "patch_size": [14, 14]}
@@ -248,7 +248,7 @@ with torch.no_grad():
 
 
 def test_built_of_a_reference_checkpoint_saved_and_loaded_by_strangers(
-    theirs, image_processor, language_checkpoint, pictures, tmp_path, environment_without_llavakit
+    theirs, image_processor, language_checkpoint, pictures, tmp_path, warm_python
 ):
     """The encoder out of an InternVL checkpoint, through `build_llava`, to a process that has no llavakit."""
     theirs.save_pretrained(tmp_path / "internvl")
@@ -274,8 +274,6 @@ def test_built_of_a_reference_checkpoint_saved_and_loaded_by_strangers(
     with torch.no_grad():
         expected = model(**inputs).logits
         assert torch.equal(AutoModelForImageTextToText.from_pretrained(folder)(**inputs).logits, expected)
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(folder)], env=environment_without_llavakit, capture_output=True, text=True
-    )
+    done = warm_python.run(["-c", WITHOUT_LLAVAKIT + LOAD, folder])
     assert done.returncode == 0, done.stderr[-3000:]
     assert torch.equal(torch.load(folder / "logits.pt"), expected)

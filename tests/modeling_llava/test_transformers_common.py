@@ -11,11 +11,14 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import transformers
+
+from ..warm_python import TRANSFORMERS, WarmPython
 
 HERE = Path(__file__).parent
 
@@ -51,7 +54,7 @@ def source_distribution() -> Path:
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Suite"]:
     """A folder with the package `common_tests`: transformers' tests, stand-ins for what they lack, and our suite."""
     pytest.importorskip("parameterized", reason="the common tests of transformers import parameterized")
     folder = tmp_path_factory.mktemp("common")
@@ -69,20 +72,28 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (package / name).write_text(text)
     (package / "__init__.py").touch()
     shutil.copy(HERE / "common_suite.py", package / "suite.py")
-    yield folder
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    # What each run imports, once; the suite itself is of its subject, and imported by each
+    with WarmPython([*TRANSFORMERS, "pytest", "common_tests.test_modeling_common"], environment) as python:
+        yield Suite(folder, environment, python)
 
 
-def run_suite(folder: Path, subject: str) -> dict[str, str]:
+@dataclass
+class Suite:
+    """Where it lies, and the process that its runs are forked from."""
+
+    folder: Path
+    environment: dict[str, str]
+    python: WarmPython
+
+
+def run_suite(suite: Suite, subject: str) -> dict[str, str]:
     """Run the common tests on `subject` and return the outcome of each by name: passed, skipped or why it failed."""
-    report = folder / f"{subject}.xml"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
-        + [f"--rootdir={folder}", f"--junit-xml={report}", "common_tests/suite.py"],
-        cwd=folder,
-        env={**os.environ, "LLAVA_UNDER_TEST": subject, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    report = suite.folder / f"{subject}.xml"
+    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={suite.folder}"]
+    arguments += [f"--junit-xml={report}", "common_tests/suite.py"]
+    environment = {**suite.environment, "LLAVA_UNDER_TEST": subject}
+    done = suite.python.run(arguments, suite.folder, environment)
     assert done.returncode in (0, 1) and report.exists(), done.stdout[-3000:] + done.stderr[-3000:]
     outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -97,7 +108,7 @@ def run_suite(folder: Path, subject: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def theirs(suite: Path) -> dict[str, str]:
+def theirs(suite: Suite) -> dict[str, str]:
     return run_suite(suite, "theirs")
 
 
@@ -108,7 +119,7 @@ def theirs(suite: Path) -> dict[str, str]:
     ["mlp2x_gelu", "linear", "resampler", "qformer", "pixel_shuffle_mlp", "perceiver", "perceiver+attend"],
 )
 def test_ours_passes_what_transformers_llava_passes(
-    suite: Path, theirs: dict[str, str], projector_type: str, record_property
+    suite: Suite, theirs: dict[str, str], projector_type: str, record_property
 ) -> None:
     ours = run_suite(suite, projector_type)
     passed = {name for name, outcome in theirs.items() if outcome == "passed"} - NOT_OURS.keys()

@@ -1,8 +1,6 @@
 """A video is trained on in both stages, prepared once, and taken by a saved checkpoint where llavakit is not."""
 
 import json
-import subprocess
-import sys
 
 import datasets
 import pytest
@@ -18,6 +16,7 @@ from llavakit.train.samples import prepare_samples, with_samples
 from llavakit.train.stages import part_of
 
 from ..cpu_training import CPU_SETTINGS
+from ..warm_python import WITHOUT_LLAVAKIT
 from .test_video import SIDE, encode, messages
 
 
@@ -120,18 +119,11 @@ with torch.no_grad():
 """
 
 
-def test_a_saved_checkpoint_takes_the_same_video_where_llavakit_is_not(
-    built, clips, environment_without_llavakit, tmp_path
-):
+def test_a_saved_checkpoint_takes_the_same_video_where_llavakit_is_not(built, clips, warm_python):
     (built / "a.mp4").write_bytes(clips[0]["video"])
 
     def run(av):
-        return subprocess.run(
-            [sys.executable, "-c", LOAD, str(built), av],
-            env={**environment_without_llavakit, "HF_MODULES_CACHE": str(tmp_path / "modules")},
-            capture_output=True,
-            text=True,
-        )
+        return warm_python.run(["-c", WITHOUT_LLAVAKIT + LOAD, built, av])
 
     done = run("with")
     assert done.returncode == 0, done.stderr[-3000:]

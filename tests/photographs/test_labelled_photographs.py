@@ -26,6 +26,8 @@ from llavakit.photographs.rows import QUESTION, alignment_rows, instruction_rows
 from llavakit.photographs.steps import NOTES, Steps
 from llavakit.rows.schema import normalize_row
 
+from ..warm_python import WarmPython
+
 COLOURS = {"red_ball": (200, 30, 30), "green ball": (30, 160, 60), "blue": (40, 60, 200)}
 
 
@@ -257,7 +259,15 @@ def test_a_command_that_outlived_its_run_is_waited_for(tmp_path: Path):
     Steps(tmp_path, {}).close()
 
 
-def test_a_run_that_is_ended_ends_its_command(tmp_path: Path):
+def wait_until_gone(group: int) -> None:
+    deadline = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+
+
+def test_a_run_that_is_ended_ends_its_command(warm_python: WarmPython, tmp_path: Path):
     """SIGTERM, as a scheduler sends it: the command and what it started are gone with the run."""
     script = (
         "import sys; from pathlib import Path; from llavakit.photographs import steps\n"
@@ -267,20 +277,16 @@ def test_a_run_that_is_ended_ends_its_command(tmp_path: Path):
     sleeper = tmp_path / "sleeper"  # stands for Python, whatever it is given
     sleeper.write_text("#!/bin/sh\nsleep 60 &\nwait\n")
     sleeper.chmod(0o755)
-    run = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run"), str(sleeper)])
+    run = warm_python.start(["-c", script, tmp_path / "run", sleeper], tmp_path / "said")
     group = None
     while group is None:
         assert run.poll() is None
         time.sleep(0.05)
         notes = tmp_path / "run" / NOTES
         group = json.loads(notes.read_text()).get("group") if notes.exists() else None
-    run.terminate()
+    os.kill(run.pid, signal.SIGTERM)
     assert run.wait() == 128 + signal.SIGTERM
-    deadline = time.monotonic() + 10
-    with pytest.raises(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(group, 0)
-            time.sleep(0.05)
+    wait_until_gone(group)
     Steps(tmp_path / "run", {}).close()
 
 
@@ -332,16 +338,18 @@ def test_the_page_has_figures_pictures_and_answers(drawn: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_whole_of_it_killed_and_gone_on_with(drawn: Path, tiny_backbones: tuple[str, str], tmp_path: Path):
+def test_the_whole_of_it_killed_and_gone_on_with(
+    warm_python: WarmPython, drawn: Path, tiny_backbones: tuple[str, str], tmp_path: Path
+):
     """Killed in the middle of a stage; the same command ends with a model, its answers and the page."""
     vision, language = tiny_backbones
     output = tmp_path / "run"
     command = [
-        sys.executable, "-m", "llavakit.cli", "photographs", str(drawn), "--output_dir", str(output),
+        "-m", "llavakit.cli", "photographs", drawn, "--output_dir", output,
         "--vision", vision, "--language", language, "--image_size", "0", "--chat_template", "vicuna_v1",
         "--align_epochs", "30", "--instruct_epochs", "2", "--precision", "float32",
     ]  # fmt: skip
-    process = subprocess.Popen(command, start_new_session=True)
+    process = warm_python.start(command, tmp_path / "said")
     while not [*output.glob("aligned/checkpoint-*")]:
         assert process.poll() is None
         time.sleep(0.02)
@@ -349,11 +357,12 @@ def test_the_whole_of_it_killed_and_gone_on_with(drawn: Path, tiny_backbones: tu
     for each in (process.pid, group):
         os.killpg(each, signal.SIGKILL)
     process.wait()
+    wait_until_gone(group)
     notes = json.loads((output / NOTES).read_text())
     assert notes["steps"]["probe"]["done"] and not notes["steps"]["align"]["done"]
     untrained = (output / "untrained" / "model.safetensors").stat().st_mtime_ns
 
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm_python.run(command)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "init: done before" in done.stdout and "report.html" in done.stdout
     assert (output / "untrained" / "model.safetensors").stat().st_mtime_ns == untrained

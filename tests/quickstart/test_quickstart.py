@@ -14,8 +14,13 @@ from llavakit.quickstart.evaluate import ask_batch
 from llavakit.quickstart.pipeline import MARK
 from llavakit.quickstart.questions import KINDS
 
+from ..warm_python import WarmPython
 
-def test_smoke_run_leaves_a_checkpoint_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture):
+
+def test_smoke_run_leaves_a_checkpoint_and_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture, warm_python: WarmPython, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "executable", warm_python.interpreter())  # of the process beside
     folder = tmp_path / "quickstart"
     (folder / "model").mkdir(parents=True)
     (folder / MARK).touch()  # a former quickstart's, which is replaced

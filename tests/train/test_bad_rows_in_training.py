@@ -1,8 +1,6 @@
 """Bad rows that only training finds, and data sets of every form: what is left out, and that all else is as it would be."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -14,6 +12,7 @@ from llavakit import LlavaCollator, LlavaSFTConfig, LlavaSFTTrainer, load_conver
 from llavakit.rows.schema import BadRow
 
 from ..cpu_training import CPU_FLAGS, CPU_SETTINGS
+from ..warm_python import WarmPython
 
 
 @pytest.fixture(autouse=True)
@@ -128,17 +127,17 @@ def test_a_stream_of_bad_rows_alone_is_said_to_be_one(tiny_llava: str, rows_file
 
 
 @pytest.mark.slow
-def test_two_processes_with_bad_rows_in_one(tiny_llava: str, rows_file: Path, tmp_path: Path):
+def test_two_processes_with_bad_rows_in_one(warm_python: WarmPython, tiny_llava: str, rows_file: Path, tmp_path: Path):
     """Neither waits for the other for ever, and each step has a loss."""
     for number in (1, 6, 7):
         damage(rows_file.parent / f"{number}.png")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["--module", "llavakit.train.sft"]
     command += ["--ddp_backend", "gloo", "--model_name_or_path", tiny_llava, "--dataset_name", str(rows_file)]
     command += ["--num_train_epochs", "3", "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "2"]
     command += ["--on_bad_row", "skip", *CPU_FLAGS, "--logging_steps", "1"]
     command += ["--max_length", "512", "--save_strategy", "epoch", "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    done = warm_python.run(command, timeout=500)
     assert done.returncode == 0, done.stderr[-4000:]
     state = json.loads((tmp_path / "out" / "checkpoint-9" / "trainer_state.json").read_text())
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -77,10 +75,12 @@ def config(folder: Path, **changes) -> LlavaSFTConfig:
 
 
 @pytest.mark.slow
-def test_once_over_three_epochs_a_resume_and_two_processes(tiny_llava: str, rows_file: Path, tmp_path: Path):
+def test_once_over_three_epochs_a_resume_and_two_processes(
+    warm_python: WarmPython, tiny_llava: str, rows_file: Path, tmp_path: Path
+):
     """Twelve rows are read twelve times and tokenized twelve times, in all and by all."""
     file = tmp_path / "counts"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(COUNTING)]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(COUNTING)]
     command += [
         str(file),
         "--ddp_backend",
@@ -92,7 +92,7 @@ def test_once_over_three_epochs_a_resume_and_two_processes(tiny_llava: str, rows
     ]
     command += ["--num_train_epochs", "3", "--save_strategy", "epoch", "--output_dir", str(tmp_path / "out"), *FLAGS]
     for more in ([], ["--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-3")]):
-        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=500)
+        done = warm_python.run([*command, *more], timeout=500)
         assert done.returncode == 0, done.stderr[-4000:]
         assert counts(file) == {"read": 12, "tokenized": 12}
     state = json.loads((tmp_path / "out" / "checkpoint-9" / "trainer_state.json").read_text())
@@ -152,7 +152,7 @@ def test_two_processes_at_once_share_one_preparation(
 def test_a_killed_preparation_goes_on(
     warm_python: WarmPython, tiny_llava: str, processor, tmp_path: Path, cache: Path, killed: str
 ):
-    rows, file = text_rows(tmp_path, 16000), tmp_path / "counts"
+    rows, file = text_rows(tmp_path, 10000), tmp_path / "counts"
     command = [COUNTING, file, "--prepare", tiny_llava, rows, "2"]
     run = warm_python.start(command, tmp_path / "said")
     while len(chunks(cache)) < 3 and run.poll() is None:
@@ -161,18 +161,18 @@ def test_a_killed_preparation_goes_on(
     assert run.wait() == -signal.SIGKILL
     time.sleep(1)  # whoever was not killed ends by itself
     finished = len(chunks(cache))
-    assert 3 <= finished < 16
+    assert 3 <= finished < 10
     before = counts(file)["tokenized"]
 
     done = warm_python.run(command, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert counts(file)["tokenized"] - before == 16000 - 1000 * finished
+    assert counts(file)["tokenized"] - before == 10000 - 1000 * finished
     assert not list(cache.glob("llavakit-samples/*/.*.part"))
 
     collator = LlavaCollator(processor, max_length=512)
     dataset = load_conversations(rows)
     kept = prepare_samples(dataset, collator)
-    assert counts(file)["tokenized"] - before == 16000 - 1000 * finished
+    assert counts(file)["tokenized"] - before == 10000 - 1000 * finished
     for path in chunks(cache):
         path.unlink()
     assert content(kept) == content(prepare_samples(dataset, collator, num_proc=1))

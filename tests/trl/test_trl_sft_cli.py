@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from ..cpu_training import CPU_FLAGS
 from ..warm_python import WITHOUT_LLAVAKIT, WarmPython
 
-# Appended to what a Python process runs at its start: when trl's trainer module is imported, its collator is wrapped.
+# Appended to what a Python process runs at its start: when trl's trainer module is imported, or has been, its collator is
+# wrapped.
 RECORDER = """
 import importlib.machinery
 import os
@@ -59,7 +60,10 @@ def record(collator):
     collator.torch_call = torch_call
 
 
-sys.meta_path.insert(0, Recorder)
+if "trl.trainer.sft_trainer" in sys.modules:
+    record(sys.modules["trl.trainer.sft_trainer"].DataCollatorForVisionLanguageModeling)
+else:
+    sys.meta_path.insert(0, Recorder)
 """
 
 # The program `trl`
@@ -126,7 +130,7 @@ def trl_sft(
         recorded.mkdir()
         program, *arguments = shlex.split(code_block("trl_sft.md", block).replace("\\\n", " "))
         assert program == "trl"
-        # `trl sft` starts the training as a new interpreter, which is what the environment is for
+        # `trl sft` starts the training as a process of its own, which is what the environment is for
         environment = {**environment_without_llavakit, "RECORDED_BATCHES": str(recorded)}
         done = warm_python.run(["-c", WITHOUT_LLAVAKIT + TRL, *arguments, *SMALL], desk, environment)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
