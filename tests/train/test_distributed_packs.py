@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,9 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 from ..cpu_training import CPU_FLAGS
+from ..warm_python import WarmPython
 
 STEPS = 20
-SCRIPT = "import sys\nfrom llavakit.train import sft\nsys.exit(sft.run())\n"
+# Says who it is, in a file named by its rank
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from llavakit.train import sft
+Path(__file__).with_name(os.environ.get("LOCAL_RANK", "alone")).write_text(str(os.getpid()))
+sys.exit(sft.run())
+"""
 ENGINES = {
     "DDP": ["--ddp_find_unused_parameters", "false"],
     "FSDP2": ["--fsdp", "--fsdp_config", '{"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}'],
@@ -49,7 +55,7 @@ def flags_of(model: str, rows: Path, output: Path, *more: str) -> list[str]:
 
 
 def in_two(script: Path, flags: list[str]) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     return [*launcher, "--ddp_backend", "gloo", "--per_device_train_batch_size", "1", *flags]
 
 
@@ -58,18 +64,18 @@ def losses(output: Path) -> list[float]:
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
-def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-4000:]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_two_processes_train_as_one(wide_llava: str, some_text: Path, tmp_path: Path, engine: str):
+def test_two_processes_train_as_one(
+    warm_python: WarmPython, wide_llava: str, some_text: Path, tmp_path: Path, engine: str
+):
+    def run(command: list[str]) -> None:
+        done = warm_python.run(command)
+        assert done.returncode == 0, done.stderr[-4000:]
+
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    alone = flags_of(wide_llava, some_text, tmp_path / "one", "--per_device_train_batch_size", "2")
-    run([sys.executable, str(script), *alone])
+    run([str(script), *flags_of(wide_llava, some_text, tmp_path / "one", "--per_device_train_batch_size", "2")])
     run(in_two(script, flags_of(wide_llava, some_text, tmp_path / "two", *ENGINES[engine])))
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == STEPS and one[-1] < one[0] - 0.1
@@ -80,30 +86,14 @@ def test_two_processes_train_as_one(wide_llava: str, some_text: Path, tmp_path: 
     assert all(torch.allclose(tensor, others[name], atol=1e-3) for name, tensor in weights.items())
 
     killed = flags_of(wide_llava, some_text, tmp_path / "killed", *ENGINES[engine])
-    kill_a_rank(in_two(script, killed), tmp_path / "killed" / "checkpoint-10", script)
+    started = warm_python.start(in_two(script, killed), tmp_path / "said")
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed" / "checkpoint-10").exists():
+        assert started.poll() is None and time.monotonic() < deadline, "it ended before its checkpoint"
+        time.sleep(0.02)
+    os.kill(int((tmp_path / "1").read_text()), signal.SIGKILL)  # its launcher ends the other
+    assert started.wait() != 0
     assert not (tmp_path / "killed" / f"checkpoint-{STEPS}").exists()
     run(in_two(script, [*killed, "--resume_from_checkpoint", "true"]))
     ends = load_file(tmp_path / "killed" / "model.safetensors")
     assert all(torch.equal(tensor, ends[name]) for name, tensor in others.items())
-
-
-def kill_a_rank(command: list[str], after: Path, script: Path) -> None:
-    """Start, wait for a checkpoint, and kill the second process; the launcher ends the first."""
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not after.exists():
-        assert started.poll() is None and time.monotonic() < deadline, "it ended before its checkpoint"
-        time.sleep(0.02)
-    ranks = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit() and is_rank(each, script, "1")]
-    assert len(ranks) == 1
-    os.kill(ranks[0], signal.SIGKILL)
-    assert started.wait(timeout=120) != 0
-
-
-def is_rank(process: Path, script: Path, rank: str) -> bool:
-    try:
-        command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-    except OSError:
-        return False
-    ours = str(script).encode() in command and b"torch.distributed.run" not in command
-    return ours and f"LOCAL_RANK={rank}".encode() in environment.split(b"\0")

@@ -42,7 +42,9 @@ def test_packs_and_the_certificate(
 
 
 @pytest.mark.slow
-def test_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bench(
+    forked_processes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Both stages and all arms, on sizes of no consequence: what is compared is the losses, and what is written."""
     vision = {**SMALL, "image_size": 28, "patch_size": 14}
     text = {**SMALL, "vocab_size": 2000, "max_position_embeddings": 2048}
