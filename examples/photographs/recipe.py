@@ -41,7 +41,7 @@ class Recipe:
         projector_type: Of the connector.
         pooled_tokens: So many tokens of a photograph, a square number, by averaging its patches; None for one a patch.
         vision_feature_layer: Hidden state that the connector reads.
-        vision_feature_select_strategy: "full" takes the class token too, but where patches are averaged.
+        vision_feature_select_strategy: "full" takes the class token too, which stays beside averaged patches.
         chat_template: Of the assistant; "tokenizer" for the language model's own.
         align: Stage 1.
         instruct: Stage 2.
@@ -76,14 +76,15 @@ def uses_bf16(precision: str) -> bool:
 
 def init_arguments(recipe: Recipe, vision: str | Path, output_dir: Path) -> list[Any]:
     """The arguments of `llavakit init`."""
-    strategy, options = recipe.vision_feature_select_strategy, []
-    if recipe.pooled_tokens is not None:  # class tokens have no place in the grid that is averaged
-        strategy, options = "default", ["--projector_options", json.dumps({"pooled_tokens": recipe.pooled_tokens})]
+    options = []
+    if recipe.pooled_tokens is not None:
+        options = ["--projector_options", json.dumps({"pooled_tokens": recipe.pooled_tokens})]
     return [
         "init", "--vision", vision, "--language", recipe.language, "--output_dir", output_dir,
         "--projector_type", recipe.projector_type, "--chat_template", recipe.chat_template,
         "--vision_feature_layer", recipe.vision_feature_layer,
-        "--vision_feature_select_strategy", strategy, "--dtype", "float32", "--seed", recipe.seed, *options,
+        "--vision_feature_select_strategy", recipe.vision_feature_select_strategy,
+        "--dtype", "float32", "--seed", recipe.seed, *options,
     ]  # fmt: skip
 
 

@@ -204,15 +204,13 @@ def test_a_size_that_the_patches_do_not_divide_is_refused(tiny_backbones: tuple[
 # ---- steps ----
 
 
-@pytest.mark.parametrize(
-    ("tokens", "strategy", "options"), [(None, "full", None), (64, "default", {"pooled_tokens": 64})]
-)
-def test_patches_that_are_averaged_leave_the_class_token_out(tokens: Any, strategy: str, options: Any, tmp_path: Path):
+@pytest.mark.parametrize(("tokens", "options"), [(None, None), (64, {"pooled_tokens": 64})])
+def test_the_class_token_is_taken_where_patches_are_averaged_too(tokens: Any, options: Any, tmp_path: Path):
     parser = argparse.ArgumentParser()
     add_init_arguments(parser)
     verb, *arguments = map(str, init_arguments(Recipe(pooled_tokens=tokens), "vision", tmp_path))
     read = parser.parse_args(arguments)
-    assert (verb, read.vision_feature_select_strategy, read.projector_options) == ("init", strategy, options)
+    assert (verb, read.vision_feature_select_strategy, read.projector_options) == ("init", "full", options)
 
 
 def test_a_step_is_done_once_and_cut_off_ones_again(tmp_path: Path):
