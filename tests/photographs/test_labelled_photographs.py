@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from llavakit.checkpoints.command import add_arguments as add_init_arguments
 from llavakit.photographs.evaluate import named_label, share_right, wilson_interval
 from llavakit.photographs.labelled import Photograph, read_photographs
+from llavakit.photographs.mirrored import write_mirrored
 from llavakit.photographs.pipeline import save_encoder_at
 from llavakit.photographs.probe import STRENGTHS, choose_l2, fit
 from llavakit.photographs.recipe import Recipe, StageSettings, init_arguments, sft_arguments, uses_bf16
@@ -151,6 +152,29 @@ def test_shares_and_their_intervals():
     assert wilson_interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
 
 
+# ---- mirrored ----
+
+
+def test_a_photograph_is_learnt_from_as_it_was_taken_and_mirrored(tmp_path: Path):
+    """Files of one name and two suffixes stay two; a label called like our own folders does no harm."""
+    source, folder = tmp_path / "source", tmp_path / "pictures"
+    photographs = [Photograph("mirrored/a.png", "mirrored"), Photograph("mirrored/a.jpg", "mirrored")]
+    (source / "mirrored").mkdir(parents=True)
+    for photograph in photographs:
+        picture = Image.new("RGB", (32, 16), "black")
+        picture.paste("white", (0, 0, 8, 16))
+        picture.save(source / photograph.path)
+    for _ in range(2):  # cut off and begun again
+        seen = write_mirrored(photographs, source, folder)
+    assert len({each.path for each in seen}) == 4 and {each.label for each in seen} == {"mirrored"}
+    for taken, mirror, photograph in zip(seen[:2], seen[2:], photographs, strict=True):
+        assert (folder / taken.path).read_bytes() == (source / photograph.path).read_bytes()
+        with Image.open(folder / mirror.path) as image:
+            corners = [image.convert("L").getpixel((column, 8)) for column in (2, 29)]
+        assert corners[0] < 20 and corners[1] > 235
+    assert {file.name for file in source.rglob("*") if file.is_file()} == {"a.png", "a.jpg"}
+
+
 # ---- the probe ----
 
 
@@ -185,10 +209,11 @@ def test_cross_validation_chooses_what_serves_unseen_photographs():
 
 
 def test_the_commands_say_what_the_recipe_says(tmp_path: Path):
-    settings = StageSettings(2, 8, 5e-5, 5e-4, chat_template="plain")
+    settings = StageSettings(2, 8, 5e-5, 5e-4, weight_decay=2.0, chat_template="plain")
     given = sft_arguments("instruct", settings, tmp_path, tmp_path / "a.json", tmp_path, tmp_path / "b", True, seed=3)
     flags = dict(zip(given[1::2], given[2::2], strict=True))
     assert flags["--connector_learning_rate"] == 5e-4 and flags["--chat_template"] == "plain"
+    assert flags["--weight_decay"] == 2.0
     assert flags["--bf16"] == "true" and flags["--seed"] == 3 and flags["--resume_from_checkpoint"] == "true"
     assert uses_bf16("bf16") and not uses_bf16("float32")
 
@@ -337,7 +362,7 @@ def test_the_whole_of_it_killed_and_gone_on_with(drawn: Path, tiny_backbones: tu
     command = [
         sys.executable, "-m", "llavakit.cli", "photographs", str(drawn), "--output_dir", str(output),
         "--vision", vision, "--language", language, "--image_size", "0", "--chat_template", "vicuna_v1",
-        "--align_epochs", "30", "--instruct_epochs", "2", "--precision", "float32",
+        "--align_epochs", "15", "--instruct_epochs", "2", "--precision", "float32",
     ]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True)
     while not [*output.glob("aligned/checkpoint-*")]:
@@ -361,6 +386,9 @@ def test_the_whole_of_it_killed_and_gone_on_with(drawn: Path, tiny_backbones: tu
     assert {answer["image"] for answer in results["answers"]} == {f.path for f in read_photographs(drawn).validation}
     assert len({answer["blind"] for answer in results["answers"]}) == 1, "without the picture all get one answer"
     assert results["curves"]["align"][-1][0] == 90, "the steps of a run that was never killed"
+    rows = json.loads((output / "align.json").read_text())
+    assert len(rows) == 48 and {row["image"].split("/")[0] for row in rows} == {"as_taken", "mirrored"}
+    assert not any("validation" in row["image"] for row in rows)
     assert results["accuracy"]["probe"] >= 0.9
     page = (output / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 9 and f"{100 * results['accuracy']['model']:.1f} %" in page
