@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pooled_tokens",
         type=int,
         default=recipe.pooled_tokens,
-        help="average the patches of a photograph to so many tokens, a square number (default: %(default)s)",
+        help="average the patches of a photograph to so many tokens, a square number; 0 for a token a patch, and for a "
+        "connector with a number of its own (default: %(default)s)",
     )
     parser.add_argument(
         "--vision_feature_layer",
@@ -78,7 +79,7 @@ def _photographs(args: argparse.Namespace) -> int:
         language=args.language,
         image_size=args.image_size or None,
         projector_type=args.projector_type,
-        pooled_tokens=args.pooled_tokens,
+        pooled_tokens=args.pooled_tokens or None,
         vision_feature_layers=tuple(args.vision_feature_layer),
         chat_template=args.chat_template,
         mirrored=args.mirrored,
