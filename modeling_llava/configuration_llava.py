@@ -194,17 +194,26 @@ class LlavaConfig(PreTrainedConfig):
         return self.image_seq_length  # type: ignore[return-value]  # set when the config is built
 
     @property
-    def patch_grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the patches of a view, as the connector gets them.
+    def num_prefix_features(self) -> int:
+        """Features that the connector gets before those of the patches (class and register tokens, under `"full"`)."""
+        return (self.num_additional_image_tokens or 0) if self.vision_feature_select_strategy == "full" else 0
 
-        None where they cannot be worked out, or other features stand before them (`"full"`).
-        """
+    @property
+    def view_grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the patches of a view, whatever stands before them; None where they cannot be worked out."""
         patch_size = getattr(self.vision_config, "patch_size", None)
-        unknown = patch_size is None or (self.view_size or getattr(self.vision_config, "image_size", None)) is None
-        if unknown or (self.vision_feature_select_strategy == "full" and self.num_additional_image_tokens):
+        if patch_size is None or (self.view_size or getattr(self.vision_config, "image_size", None)) is None:
             return None
         sides: Any = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
         return self.image_shape[1] // sides[0], self.image_shape[2] // sides[1]
+
+    @property
+    def patch_grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the features of a view, as the connector gets them.
+
+        None where they cannot be worked out, or other features stand before the patches (`"full"`).
+        """
+        return None if self.num_prefix_features else self.view_grid
 
     @property
     def feature_grid(self) -> tuple[int, int] | None:
@@ -217,16 +226,13 @@ class LlavaConfig(PreTrainedConfig):
         Raises:
             ValueError: if the vision config does not tell.
         """
-        patch_size = getattr(self.vision_config, "patch_size", None)
-        if patch_size is None or (self.view_size or getattr(self.vision_config, "image_size", None)) is None:
+        grid = self.view_grid
+        if grid is None:
             raise ValueError(
                 f"vision_config (model_type {self.vision_config.model_type!r}) has no `image_size` and `patch_size` to "
                 "count image tokens from; pass image_seq_length=<tokens of one image>."
             )
-        sides: Any = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-        num_patches = (self.image_shape[1] // sides[0]) * (self.image_shape[2] // sides[1])
-        if self.vision_feature_select_strategy == "full":
-            num_patches += self.num_additional_image_tokens or 0
+        num_patches = grid[0] * grid[1] + self.num_prefix_features
         num_features = CONNECTORS[self.projector_type].num_tokens(num_patches, self)
         return FUSIONS[self.image_fusion].num_tokens(num_features)
 

@@ -20,7 +20,8 @@ class PatchwiseConnector(Connector):
     Options:
         pooled_tokens (`int` or `[rows, columns]`, *optional*): How many tokens a view becomes: a square number, or rows and
             columns. The patches are averaged before the layers, as in MM1 (arXiv:2403.09611, section 3.1): after them
-            the same would cost more, and with a linear layer give the same.
+            the same would cost more, and with a linear layer give the same. What stands before the patches (class and
+            register tokens, under `vision_feature_select_strategy="full"`) stays as it is, a token each.
     """
 
     OPTIONS: ClassVar[dict[str, Any]] = {"pooled_tokens": None}
@@ -28,6 +29,8 @@ class PatchwiseConnector(Connector):
     def __init__(self, config: Any):
         super().__init__(config)
         self.pooled_grid = pooled_grid(config)
+        # Of a view with other features before its patches, whose grid nobody else can tell
+        self.num_prefix, self.view_grid = config.num_prefix_features, config.view_grid
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -41,9 +44,11 @@ class PatchwiseConnector(Connector):
 
     @classmethod
     def num_tokens(cls, num_patches: int, config: Any) -> int:
-        """How many word embeddings it returns for the patches of one view: as many, unless they are pooled."""
+        """How many word embeddings it returns for the features of one view: as many; where patches are pooled, those that
+        stand before the patches, and rows x columns.
+        """
         pooled = pooled_grid(config)
-        return num_patches if pooled is None else pooled[0] * pooled[1]
+        return num_patches if pooled is None else config.num_prefix_features + pooled[0] * pooled[1]
 
     @classmethod
     def grid(cls, patches: tuple[int, int], config: Any) -> tuple[int, int] | None:
@@ -51,20 +56,26 @@ class PatchwiseConnector(Connector):
         return pooled_grid(config) or patches
 
     def pool(self, features: torch.Tensor, grid: tuple[int, int] | None) -> torch.Tensor:
-        """Means of neighbouring patches where that was asked for: `(views, patches, Z)` to `(views, tokens, Z)`.
+        """Means of neighbouring patches where that was asked for, behind what stands before the patches.
+
+        `(views, prefix + patches, Z)` to `(views, prefix + tokens, Z)`.
 
         Raises:
-            ValueError: Other features stand before the patches.
+            ValueError: There are other features than the config says.
         """
         if self.pooled_grid is None:
             return features
-        if grid is None or grid[0] * grid[1] != features.shape[1]:
+        rows, columns = grid or self.view_grid or (0, 0)
+        if self.num_prefix + rows * columns != features.shape[1]:
             raise ValueError(
-                f"projector_options={{'pooled_tokens': ...}} pools patches alone, but {features.shape[1]} features of a "
-                f'view were given, with a grid of {grid}: use vision_feature_select_strategy="default".'
+                f"projector_options={{'pooled_tokens': ...}} pools {rows} x {columns} patches, and the config has "
+                f"{self.num_prefix} features before them, but {features.shape[1]} features of a view were given: give "
+                "views of the size that the model was built for, and leave vision_feature_select_strategy as it was then."
             )
-        channels_first = features.transpose(1, 2).unflatten(2, grid)
-        return nn.functional.adaptive_avg_pool2d(channels_first, self.pooled_grid).flatten(2).transpose(1, 2)
+        prefix, patches = features.split([self.num_prefix, rows * columns], dim=1)
+        channels_first = patches.transpose(1, 2).unflatten(2, (rows, columns))
+        means = nn.functional.adaptive_avg_pool2d(channels_first, self.pooled_grid).flatten(2).transpose(1, 2)
+        return torch.cat([prefix, means], dim=1) if self.num_prefix else means
 
 
 class LinearConnector(PatchwiseConnector):
@@ -77,7 +88,7 @@ class LinearConnector(PatchwiseConnector):
         )
 
     def forward(self, features: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
-        """`(views, patches, vision width)` to `(views, tokens, hidden_size)` of the language model."""
+        """`(views, features, vision width)` to `(views, tokens, hidden_size)` of the language model."""
         return self.linear(self.pool(features, grid))
 
 
@@ -99,7 +110,7 @@ class MLPConnector(PatchwiseConnector):
             self.add_module(f"linear_{layer}", nn.Linear(width, width, bias=bias))
 
     def forward(self, features: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
-        """`(views, patches, vision width)` to `(views, tokens, hidden_size)` of the language model."""
+        """`(views, features, vision width)` to `(views, tokens, hidden_size)` of the language model."""
         hidden = self.linear_1(self.pool(features, grid))
         for layer in range(2, self.depth + 1):
             hidden = self.get_submodule(f"linear_{layer}")(self.act(hidden))
@@ -135,7 +146,8 @@ def pooled_grid(config: Any) -> tuple[int, int] | None:
     """Rows and columns that a `LlavaConfig` has the patches of a view averaged to; None where they stay.
 
     Raises:
-        ValueError: They are no numbers of rows and columns, or the patches are fewer or have no grid.
+        ValueError: They are no numbers of rows and columns, the patches are fewer or have no grid, or a line break is to
+            end rows that class and register tokens stand beside.
     """
     tokens = (config.projector_options or {}).get("pooled_tokens")
     if tokens is None:
@@ -147,16 +159,22 @@ def pooled_grid(config: Any) -> tuple[int, int] | None:
             f"projector_options={{'pooled_tokens': {tokens!r}}} is neither a square number, as 64, nor [rows, columns], "
             "as [8, 8]."
         )
-    if config.patch_grid is None:
+    grid = config.view_grid
+    if grid is None:
         raise ValueError(
             f"projector_options={{'pooled_tokens': {tokens!r}}} pools a grid of patches, which this encoder's features "
-            'are not known to have: use vision_feature_select_strategy="default" (class and register tokens have no '
-            "place in the grid), and an encoder whose config has `patch_size` and `image_size`."
+            "are not known to have: use an encoder whose config has `patch_size` and `image_size`."
         )
-    if sides[0] > config.patch_grid[0] or sides[1] > config.patch_grid[1]:
+    if sides[0] > grid[0] or sides[1] > grid[1]:
         raise ValueError(
             f"projector_options={{'pooled_tokens': {tokens!r}}} asks for {sides[0]} x {sides[1]} tokens, but a view has "
-            f"{config.patch_grid[0]} x {config.patch_grid[1]} patches: ask for no more than those."
+            f"{grid[0]} x {grid[1]} patches: ask for no more than those."
+        )
+    if config.image_line_break and config.num_prefix_features:
+        raise ValueError(
+            f"image_line_break=True ends each row of tokens, but vision_feature_select_strategy='full' keeps "
+            f"{config.num_prefix_features} before the {sides[0]} x {sides[1]} that projector_options={{'pooled_tokens': "
+            f"{tokens!r}}} makes of the patches, and they lie in no row: use 'default'."
         )
     return sides[0], sides[1]
 

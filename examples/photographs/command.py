@@ -36,13 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pooled_tokens",
         type=int,
         default=recipe.pooled_tokens,
-        help="average the patches of a photograph to so many tokens, a square number (default: a token a patch)",
+        help="average the patches of a photograph to so many tokens, a square number; 0 for a token a patch, and for a "
+        "connector with a number of its own (default: %(default)s)",
     )
     parser.add_argument(
         "--vision_feature_layer",
         type=int,
-        default=recipe.vision_feature_layer,
-        help="hidden state of the encoder that the connector reads (default: %(default)s, that before the last)",
+        nargs="+",
+        default=[*recipe.vision_feature_layers],
+        help="hidden state(s) of the encoder that the connector reads (default: %(default)s; -1 is the last)",
     )
     parser.add_argument(
         "--chat_template",
@@ -58,6 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="auto", choices=PRECISIONS, help="of the arithmetic; the weights are float32"
     )
+    parser.add_argument(
+        "--mirrored",
+        action=argparse.BooleanOptionalAction,
+        default=recipe.mirrored,
+        help="learn from each training photograph a second time, left and right exchanged; not for labels that tell "
+        "left from right (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the rows and the training")
     parser.set_defaults(run=_photographs)
 
@@ -70,9 +79,10 @@ def _photographs(args: argparse.Namespace) -> int:
         language=args.language,
         image_size=args.image_size or None,
         projector_type=args.projector_type,
-        pooled_tokens=args.pooled_tokens,
-        vision_feature_layer=args.vision_feature_layer,
+        pooled_tokens=args.pooled_tokens or None,
+        vision_feature_layers=tuple(args.vision_feature_layer),
         chat_template=args.chat_template,
+        mirrored=args.mirrored,
         seed=args.seed,
     )
     recipe = replace(

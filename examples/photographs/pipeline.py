@@ -20,6 +20,7 @@ from ..reports.tables import show, table
 from ..rows.files import replacing, write_rows
 from .evaluate import ask, named_label, share_right, wilson_interval
 from .labelled import Photograph, Photographs, read_photographs
+from .mirrored import write_mirrored
 from .probe import probe
 from .recipe import Recipe, StageSettings, init_arguments, sft_arguments, uses_bf16
 from .report import write_report
@@ -63,6 +64,7 @@ class _Run:
         self.photographs, self.folder, self.recipe, self.bf16 = photographs, folder, recipe, bf16
         settings = {"folder": str(photographs.absolute()), **json.loads(json.dumps(dataclasses.asdict(recipe)))}
         self.steps = Steps(folder, settings)
+        self.image_folder = folder / "pictures" if recipe.mirrored else photographs  # of what is trained on
         self.untrained, self.aligned, self.model = folder / "untrained", folder / "aligned", folder / "model"
 
     def all_steps(self) -> dict[str, Any]:
@@ -90,8 +92,11 @@ class _Run:
         found = read_photographs(self.photographs)
         for path, reason in found.left_out.items():
             print(f"left out: {path}: {reason}")
-        write_rows(alignment_rows(found.train, self.recipe.seed), self.folder / "align.json")
-        write_rows(instruction_rows(found.train, found.labels, self.recipe.seed), self.folder / "instruct.json")
+        seen = (
+            write_mirrored(found.train, self.photographs, self.image_folder) if self.recipe.mirrored else found.train
+        )
+        write_rows(alignment_rows(seen, self.recipe.seed), self.folder / "align.json")
+        write_rows(instruction_rows(seen, found.labels, self.recipe.seed), self.folder / "instruct.json")
         _write_json(dataclasses.asdict(found), self.folder / "found.json")
         print(f"{len(found.train):,} photographs to train on, {len(found.validation):,} kept back; {found.labels}")
 
@@ -107,7 +112,7 @@ class _Run:
             template = ["--chat_template", settings.chat_template] if settings.chat_template else []
             attempt.llavakit(
                 "inspect", self.folder / f"{stage}.json", "--model", self.untrained,
-                "--image_folder", self.photographs, "--html", self.folder / f"inspect-{stage}.html", *template,
+                "--image_folder", self.image_folder, "--html", self.folder / f"inspect-{stage}.html", *template,
             )  # fmt: skip
 
     def fit_probe(self, attempt: Attempt) -> None:
@@ -120,7 +125,7 @@ class _Run:
     def train(self, attempt: Attempt, stage: str, model: Path, output_dir: Path) -> None:
         attempt.llavakit(
             *sft_arguments(
-                stage, self.stages()[stage], model, self.folder / f"{stage}.json", self.photographs, output_dir,
+                stage, self.stages()[stage], model, self.folder / f"{stage}.json", self.image_folder, output_dir,
                 self.bf16, self.recipe.seed,
             )
         )  # fmt: skip

@@ -20,6 +20,7 @@ class StageSettings:
         batch_size: Rows a step.
         learning_rate: Peak of the cosine.
         connector_learning_rate: Likewise, of the connector in stage 2.
+        weight_decay: Of what learns.
         chat_template: In place of the checkpoint's own.
     """
 
@@ -27,6 +28,7 @@ class StageSettings:
     batch_size: int
     learning_rate: float
     connector_learning_rate: float | None = None
+    weight_decay: float = 0.0
     chat_template: str | None = None
 
 
@@ -40,24 +42,28 @@ class Recipe:
         image_size: Pixels of a side as the encoder sees a photograph; None for its image processor's own.
         projector_type: Of the connector.
         pooled_tokens: So many tokens of a photograph, a square number, by averaging its patches; None for one a patch.
-        vision_feature_layer: Hidden state that the connector reads.
-        vision_feature_select_strategy: "full" takes the class token too, but where patches are averaged.
+        vision_feature_layers: Hidden states that the connector reads, side by side.
+        vision_feature_select_strategy: "full" takes the class token too, which stays beside averaged patches.
         chat_template: Of the assistant; "tokenizer" for the language model's own.
         align: Stage 1.
         instruct: Stage 2.
+        mirrored: Whether each training photograph is learnt from a second time, left and right exchanged.
         seed: Of the rows, the connector and the order of training.
     """
 
     vision: str = VISION
     language: str = LANGUAGE
-    image_size: int | None = 84
-    projector_type: str = "mlp2x_gelu"
-    pooled_tokens: int | None = None
-    vision_feature_layer: int = -2
+    image_size: int | None = 224
+    projector_type: str = "linear"
+    pooled_tokens: int | None = 4
+    vision_feature_layers: tuple[int, ...] = (-2, -4)
     vision_feature_select_strategy: str = "full"
     chat_template: str = "tokenizer"
-    align: StageSettings = field(default_factory=lambda: StageSettings(3, 8, 2.5e-3, chat_template="plain"))
+    align: StageSettings = field(
+        default_factory=lambda: StageSettings(3, 16, 2.5e-3, weight_decay=2.0, chat_template="plain")
+    )
     instruct: StageSettings = field(default_factory=lambda: StageSettings(1, 8, 1e-4, 5e-4))
+    mirrored: bool = True
     seed: int = 0
 
 
@@ -76,14 +82,15 @@ def uses_bf16(precision: str) -> bool:
 
 def init_arguments(recipe: Recipe, vision: str | Path, output_dir: Path) -> list[Any]:
     """The arguments of `llavakit init`."""
-    strategy, options = recipe.vision_feature_select_strategy, []
-    if recipe.pooled_tokens is not None:  # class tokens have no place in the grid that is averaged
-        strategy, options = "default", ["--projector_options", json.dumps({"pooled_tokens": recipe.pooled_tokens})]
+    options = []
+    if recipe.pooled_tokens is not None:
+        options = ["--projector_options", json.dumps({"pooled_tokens": recipe.pooled_tokens})]
     return [
         "init", "--vision", vision, "--language", recipe.language, "--output_dir", output_dir,
         "--projector_type", recipe.projector_type, "--chat_template", recipe.chat_template,
-        "--vision_feature_layer", recipe.vision_feature_layer,
-        "--vision_feature_select_strategy", strategy, "--dtype", "float32", "--seed", recipe.seed, *options,
+        "--vision_feature_layer", *recipe.vision_feature_layers,
+        "--vision_feature_select_strategy", recipe.vision_feature_select_strategy,
+        "--dtype", "float32", "--seed", recipe.seed, *options,
     ]  # fmt: skip
 
 
@@ -92,7 +99,7 @@ def sft_arguments(
     settings: StageSettings,
     model: Path,
     rows: Path,
-    photographs: Path,
+    image_folder: Path,
     output_dir: Path,
     bf16: bool,
     seed: int,
@@ -100,10 +107,10 @@ def sft_arguments(
     """The arguments of `llavakit sft`. A killed training goes on from its newest checkpoint."""
     arguments: list[Any] = [
         "sft", "--stage", stage, "--model_name_or_path", model, "--dataset_name", rows,
-        "--image_folder", photographs, "--output_dir", output_dir, "--num_processes", 1,
+        "--image_folder", image_folder, "--output_dir", output_dir, "--num_processes", 1,
         "--num_train_epochs", settings.epochs, "--per_device_train_batch_size", settings.batch_size,
         "--learning_rate", settings.learning_rate, "--lr_scheduler_type", "cosine", "--warmup_steps", 0.03,
-        "--weight_decay", 0, "--gradient_checkpointing", "false", "--bf16", str(bf16).lower(),
+        "--weight_decay", settings.weight_decay, "--gradient_checkpointing", "false", "--bf16", str(bf16).lower(),
         "--logging_steps", 10, "--save_strategy", "steps", "--save_steps", 0.1, "--save_total_limit", 1,
         "--resume_from_checkpoint", "true", "--report_to", "none", "--seed", seed,
     ]  # fmt: skip

@@ -141,19 +141,27 @@ def _settings(results: Mapping[str, Any]) -> dict[str, str]:
         "vision encoder": recipe["vision"],
         "language model": recipe["language"],
         "image": f"{size} x {size} pixels" if size else "as its image processor has it",
-        "connector": f"{recipe['projector_type']}, on layer {recipe['vision_feature_layer']}{_pooled(recipe)}",
-        "photographs": f"{results['photographs']['train']:,} trained on, {results['photographs']['validation']:,} kept back",
+        "connector": f"{recipe['projector_type']}, on {_layers(recipe)}{_pooled(recipe)}",
+        "photographs": f"{results['photographs']['train']:,} trained on{', mirrored too' * recipe['mirrored']}, "
+        f"{results['photographs']['validation']:,} kept back",
     }
     for stage in ("align", "instruct"):
         of = recipe[stage]
         rates = f"learning rate {of['learning_rate']:g}"
         if of["connector_learning_rate"] is not None:
             rates += f", connector {of['connector_learning_rate']:g}"
+        if of["weight_decay"]:
+            rates += f", weight decay {of['weight_decay']:g}"
         made[f"stage {stage}"] = f"{of['epochs']:g} epochs, batches of {of['batch_size']}, {rates}"
     where = "a GPU" if machine["gpu"] else f"CPU, {machine['threads']} threads"
     made["arithmetic"] = f"{'bfloat16, weights in float32' if machine['bf16'] else 'float32'}; {where}"
     made["seed"] = str(recipe["seed"])
     return made
+
+
+def _layers(recipe: Mapping[str, Any]) -> str:
+    layers = [str(layer) for layer in recipe["vision_feature_layers"]]
+    return f"layer{'s' * (len(layers) > 1)} {' and '.join(layers)}"
 
 
 def _pooled(recipe: Mapping[str, Any]) -> str:

@@ -12,6 +12,11 @@ from ..warm_python import WITHOUT_LLAVAKIT
 VARIANTS = {
     "linear, pooled": {"projector_type": "linear", "projector_options": {"pooled_tokens": 4}},
     "mlp3x_gelu, pooled": {"projector_type": "mlp3x_gelu", "projector_options": {"pooled_tokens": [1, 3]}},
+    "linear, pooled behind the class token": {
+        "projector_type": "linear",
+        "projector_options": {"pooled_tokens": 1},
+        "vision_feature_select_strategy": "full",
+    },
     "resampler": {"projector_type": "resampler", "projector_options": {"num_queries": 4, "num_heads": 2}},
     "perceiver": {"projector_type": "perceiver", "projector_options": {"num_latents": 3, "num_heads": 4}},
     "perceiver, attended to": {

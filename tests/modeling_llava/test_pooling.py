@@ -72,31 +72,64 @@ def test_more_tokens_than_patches_are_refused(tiny_config, tokens):
         pooled(tiny_config, "mlp2x_gelu", tokens)
 
 
-def test_a_class_token_has_no_place_in_the_grid(tiny_config, tiny_model, inputs):
-    options = {"projector_options": {"pooled_tokens": 1}, "vision_feature_select_strategy": "full"}
-    with pytest.raises(ValueError, match='use vision_feature_select_strategy="default"'):
-        tiny_config(**options)
-    siglip = {"model_type": "siglip_vision_model"}
-    assert tiny_config(vision=siglip, **options).num_image_tokens == 1  # there is none
-    model = tiny_model(projector_options={"pooled_tokens": 1})
-    pixels = inputs(model.config, images=[1])["pixel_values"]
-    with pytest.raises(ValueError, match='5 features of a view were given.*use vision_feature_select_strategy="def'):
-        model.get_image_features(pixels, vision_feature_select_strategy="full")
+REGISTERS = {"model_type": "dinov2_with_registers", "num_register_tokens": 3}
 
 
 @pytest.mark.parametrize("projector_type", POOLED)
-def test_all_agree_on_the_number_built_and_loaded(vision_checkpoint, language_checkpoint, tmp_path, projector_type):
+@pytest.mark.parametrize(("vision", "prefix"), [({}, 1), (REGISTERS, 4), ({"model_type": "siglip_vision_model"}, 0)])
+def test_what_stands_before_the_patches_stays_as_it_is(tiny_config, projector_type, vision, prefix):
+    options = {"projector_type": projector_type, "vision_feature_select_strategy": "full"}
+    vision = {**vision, "image_size": (56, 70)}  # 4 x 5 patches
+    config = tiny_config(vision=vision, projector_options={"pooled_tokens": [2, 3]}, **options)
+    bare = tiny_config(vision=vision, **options)
+    assert (config.num_image_tokens, bare.num_image_tokens) == (prefix + 2 * 3, prefix + 4 * 5)
+    assert config.feature_grid == (None if prefix else (2, 3)), "a class token lies in no row"
+    connector, whole = CONNECTORS[projector_type](config), CONNECTORS[projector_type](bare)
+    whole.load_state_dict(connector.state_dict())
+    features = torch.randn(2, prefix + 20, 32)
+    expected = torch.cat(
+        [features[:, :prefix], mean_of_bins(features[:, prefix:].unflatten(1, (4, 5)), (2, 3))], dim=1
+    )
+    made = connector(features, config.patch_grid)
+    assert made.shape[1] == config.num_image_tokens
+    torch.testing.assert_close(made, whole(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_other_features_than_the_config_says_are_refused(tiny_model, inputs):
+    options = {"projector_options": {"pooled_tokens": 1}}
+    for built_with, called_with, given in (("default", "full", 5), ("full", "default", 4)):
+        model = tiny_model(vision_feature_select_strategy=built_with, **options)
+        pixels = inputs(model.config, images=[1])["pixel_values"]
+        before = model.config.num_prefix_features
+        with pytest.raises(ValueError, match=f"2 x 2 patches, .* {before} features before them, but {given} features"):
+            model.get_image_features(pixels, vision_feature_select_strategy=called_with)
+
+
+def test_a_class_token_lies_in_no_row_that_a_line_break_ends(tiny_config):
+    options = {"projector_options": {"pooled_tokens": 1}, "image_line_break": True}
+    assert tiny_config(**options).num_image_tokens == 1
+    with pytest.raises(ValueError, match="keeps 1 before the 1 x 1 .*'pooled_tokens': 1.*no row: use 'default'"):
+        tiny_config(vision_feature_select_strategy="full", **options)
+
+
+@pytest.mark.parametrize("projector_type", POOLED)
+@pytest.mark.parametrize(("strategy", "tokens", "grid"), [("default", 6, [2, 3]), ("full", 7, [7, 1])])
+def test_all_agree_on_the_number_built_and_loaded(
+    vision_checkpoint, language_checkpoint, tmp_path, projector_type, strategy, tokens, grid
+):
     vision = vision_checkpoint("clip_vision_model", patch_size=7)
     CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(vision)
     options = {"projector_type": projector_type, "projector_options": {"pooled_tokens": [2, 3]}}
-    built = build_llava(vision, language_checkpoint("llama"), chat_template="plain", **options)
+    options |= {"chat_template": "plain", "vision_feature_select_strategy": strategy}
+    built = build_llava(vision, language_checkpoint("llama"), **options)
     save_llava(*built, tmp_path)
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
     blocks = [{"type": "image", "image": Image.new("RGB", (40, 31), "red")}, {"type": "text", "text": "a cat"}]
     scores = []
     for model, processor in (built, loaded):
-        assert (model.config.image_seq_length, processor.num_image_tokens) == (6, 6)
-        assert processor.image_token_grid == [2, 3] and model.config.feature_grid == (2, 3)
+        assert (model.config.image_seq_length, processor.num_image_tokens) == (tokens, tokens)
+        assert processor.image_token_grid == grid
+        assert model.config.feature_grid == ((2, 3) if strategy == "default" else None)
         batch = processor.apply_chat_template(
             [{"role": "user", "content": blocks}], tokenize=True, return_dict=True, return_tensors="pt"
         )

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from llavakit.checkpoints.command import add_arguments as add_init_arguments
 from llavakit.photographs.evaluate import named_label, share_right, wilson_interval
 from llavakit.photographs.labelled import Photograph, read_photographs
+from llavakit.photographs.mirrored import write_mirrored
 from llavakit.photographs.pipeline import save_encoder_at
 from llavakit.photographs.probe import STRENGTHS, choose_l2, fit
 from llavakit.photographs.recipe import Recipe, StageSettings, init_arguments, sft_arguments, uses_bf16
@@ -105,7 +106,7 @@ def test_rows_name_the_label_and_ask_for_it_first(drawn: Path):
     found = read_photographs(drawn)
     labels = {photograph.path: photograph.label for photograph in found.train}
     for row in map(normalize_row, alignment_rows(found.train, seed=0)):
-        assert row["messages"][-1]["content"][0]["text"] == f"A photo of {labels[row['id']]}."
+        assert row["messages"][-1]["content"][0]["text"] == labels[row["id"]], "nothing that all share"
     rows = instruction_rows(found.train, found.labels, seed=0)
     assert (
         rows == instruction_rows(found.train, found.labels, seed=0) != instruction_rows(found.train, found.labels, 1)
@@ -153,6 +154,29 @@ def test_shares_and_their_intervals():
     assert wilson_interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
 
 
+# ---- mirrored ----
+
+
+def test_a_photograph_is_learnt_from_as_it_was_taken_and_mirrored(tmp_path: Path):
+    """Files of one name and two suffixes stay two; a label called like our own folders does no harm."""
+    source, folder = tmp_path / "source", tmp_path / "pictures"
+    photographs = [Photograph("mirrored/a.png", "mirrored"), Photograph("mirrored/a.jpg", "mirrored")]
+    (source / "mirrored").mkdir(parents=True)
+    for photograph in photographs:
+        picture = Image.new("RGB", (32, 16), "black")
+        picture.paste("white", (0, 0, 8, 16))
+        picture.save(source / photograph.path)
+    for _ in range(2):  # cut off and begun again
+        seen = write_mirrored(photographs, source, folder)
+    assert len({each.path for each in seen}) == 4 and {each.label for each in seen} == {"mirrored"}
+    for taken, mirror, photograph in zip(seen[:2], seen[2:], photographs, strict=True):
+        assert (folder / taken.path).read_bytes() == (source / photograph.path).read_bytes()
+        with Image.open(folder / mirror.path) as image:
+            corners = [image.convert("L").getpixel((column, 8)) for column in (2, 29)]
+        assert corners[0] < 20 and corners[1] > 235
+    assert {file.name for file in source.rglob("*") if file.is_file()} == {"a.png", "a.jpg"}
+
+
 # ---- the probe ----
 
 
@@ -187,10 +211,11 @@ def test_cross_validation_chooses_what_serves_unseen_photographs():
 
 
 def test_the_commands_say_what_the_recipe_says(tmp_path: Path):
-    settings = StageSettings(2, 8, 5e-5, 5e-4, chat_template="plain")
+    settings = StageSettings(2, 8, 5e-5, 5e-4, weight_decay=2.0, chat_template="plain")
     given = sft_arguments("instruct", settings, tmp_path, tmp_path / "a.json", tmp_path, tmp_path / "b", True, seed=3)
     flags = dict(zip(given[1::2], given[2::2], strict=True))
     assert flags["--connector_learning_rate"] == 5e-4 and flags["--chat_template"] == "plain"
+    assert flags["--weight_decay"] == 2.0
     assert flags["--bf16"] == "true" and flags["--seed"] == 3 and flags["--resume_from_checkpoint"] == "true"
     assert uses_bf16("bf16") and not uses_bf16("float32")
 
@@ -206,15 +231,13 @@ def test_a_size_that_the_patches_do_not_divide_is_refused(tiny_backbones: tuple[
 # ---- steps ----
 
 
-@pytest.mark.parametrize(
-    ("tokens", "strategy", "options"), [(None, "full", None), (64, "default", {"pooled_tokens": 64})]
-)
-def test_patches_that_are_averaged_leave_the_class_token_out(tokens: Any, strategy: str, options: Any, tmp_path: Path):
+@pytest.mark.parametrize(("tokens", "options"), [(None, None), (64, {"pooled_tokens": 64})])
+def test_the_class_token_is_taken_where_patches_are_averaged_too(tokens: Any, options: Any, tmp_path: Path):
     parser = argparse.ArgumentParser()
     add_init_arguments(parser)
     verb, *arguments = map(str, init_arguments(Recipe(pooled_tokens=tokens), "vision", tmp_path))
     read = parser.parse_args(arguments)
-    assert (verb, read.vision_feature_select_strategy, read.projector_options) == ("init", strategy, options)
+    assert (verb, read.vision_feature_select_strategy, read.projector_options) == ("init", "full", options)
 
 
 def test_a_step_is_done_once_and_cut_off_ones_again(tmp_path: Path):
@@ -347,7 +370,7 @@ def test_the_whole_of_it_killed_and_gone_on_with(
     command = [
         "-m", "llavakit.cli", "photographs", drawn, "--output_dir", output,
         "--vision", vision, "--language", language, "--image_size", "0", "--chat_template", "vicuna_v1",
-        "--align_epochs", "30", "--instruct_epochs", "2", "--precision", "float32",
+        "--align_epochs", "15", "--instruct_epochs", "2", "--precision", "float32",
     ]  # fmt: skip
     process = warm_python.start(command, tmp_path / "said")
     while not [*output.glob("aligned/checkpoint-*")]:
@@ -372,6 +395,9 @@ def test_the_whole_of_it_killed_and_gone_on_with(
     assert {answer["image"] for answer in results["answers"]} == {f.path for f in read_photographs(drawn).validation}
     assert len({answer["blind"] for answer in results["answers"]}) == 1, "without the picture all get one answer"
     assert results["curves"]["align"][-1][0] == 90, "the steps of a run that was never killed"
+    rows = json.loads((output / "align.json").read_text())
+    assert len(rows) == 48 and {row["image"].split("/")[0] for row in rows} == {"as_taken", "mirrored"}
+    assert not any("validation" in row["image"] for row in rows)
     assert results["accuracy"]["probe"] >= 0.9
     page = (output / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 9 and f"{100 * results['accuracy']['model']:.1f} %" in page
