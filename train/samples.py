@@ -205,15 +205,21 @@ class _Preparation:
         return [number for number in range(self.num_chunks) if number not in there]
 
     def stale_chunks(self) -> list[Path]:
-        """Files whose pictures are no longer what they were."""
+        """Files whose pictures are no longer what they were, and files that are damaged."""
         files = list(self.chunk_files().values())
         with ThreadPoolExecutor(16) as threads:  # a look at a file waits for the disk, or for the network
             stale = list(threads.map(self._is_stale, files))
         return [file for file, is_stale in zip(files, stale, strict=True) if is_stale]
 
     def _is_stale(self, file: Path) -> bool:
-        table = _read(file)
-        if file.stem[7:] != _state_of(table["image_files"].to_pylist()):
+        try:
+            table = _read(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            logger.warning("%s is damaged (%s); its rows are prepared anew.", file, error)
+            return True
+        if table.num_rows != self._rows_of(int(file.name[:6])) or file.stem[7:] != _state_of(
+            table["image_files"].to_pylist()
+        ):
             return True
         # A picture may have been out of reach for a moment only
         faults = zip(*(table[name].to_pylist() for name in ("row", "problem", "kind")), strict=True)

@@ -228,3 +228,18 @@ def test_memory_does_not_grow_with_the_rows(warm_python: WarmPython, tiny_llava:
     assert done.returncode == 0, done.stderr[-3000:]
     few, many = map(float, done.stdout.split())
     assert many - few < 40  # megabytes; 18,000 rows held as Python lists of ids take more than 100
+
+
+@pytest.mark.parametrize("keeps", [0.0, 0.5, 0.98])
+def test_a_damaged_file_is_prepared_anew(
+    processor, rows_file: Path, cache: Path, keeps: float, caplog: pytest.LogCaptureFixture
+):
+    rows, collator = load_conversations(rows_file), LlavaCollator(processor, max_length=512)
+    expected = content(prepare_samples(rows, collator))
+    [file] = chunks(cache)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(keeps * len(whole))])
+    assert content(prepare_samples(rows, collator)) == expected
+    assert f"{file} is damaged" in caplog.text or keeps > 0.9  # where it ends in a gap, all its rows may be there
+    [file] = chunks(cache)
+    assert file.read_bytes() == whole
