@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..train.plan.flops import StepWork, best_flops, step_flops
+from .apart import run_apart
 from .arms import ARMS, BEST_STOCK, OURS, STOCK, Task
 from .lockstep import Turn, run_in_lockstep
 from .material import write_material
-from .memory import peak_bytes
 from .presets import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def run_bench(
     stages: Sequence[str] = tuple(STAGES),
     arms: Sequence[str] = tuple(ARMS),
     shared: Sequence[int] = (2, 4),
-    memory: bool = True,
+    apart: bool = True,
     folder: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Train side by side, and compare.
@@ -43,7 +43,7 @@ def run_bench(
         stages: Keys of `STAGES`.
         arms: Keys of `ARMS`, "stock" and "llavakit" among them.
         shared: Numbers of rows about one image; each is trained in stage 2 with the image shared and not.
-        memory: Measure memory too, each arm in a process.
+        apart: Measure memory and the time to the first step too, each in a process.
         folder: Where model and rows are made, or are from before. Default: a folder for the time being.
 
     Returns:
@@ -62,7 +62,9 @@ def run_bench(
             write_material(work, PRESETS[preset], shared)
         found: dict[str, Any] = {"preset": preset, "steps": steps, **about_here(preset)}
         for name in stages:
-            found[name] = _stage(work, preset, STAGES[name], steps, arms, found["flops_per_second"], memory)
+            found[name] = _stage(work, preset, STAGES[name], steps, arms, found["flops_per_second"], apart)
+        if apart:
+            found["time_to_first_step"] = _first_steps(work, preset)
         if shared:
             found["shared_image"] = {str(rows): _shared(work, preset, rows, steps) for rows in shared}
     return found
@@ -96,7 +98,7 @@ def settle_allocator() -> None:
 
 
 def _stage(
-    folder: Path, preset: str, stage: str, steps: int, arms: Sequence[str], flops_per_second: float, memory: bool
+    folder: Path, preset: str, stage: str, steps: int, arms: Sequence[str], flops_per_second: float, apart: bool
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as output_dir:
         task = Task(folder, PRESETS[preset], stage, WARM_UP + steps, Path(output_dir))
@@ -112,11 +114,19 @@ def _stage(
     found["tokens_per_second"] = tokens / seconds
     found["padding_share"] = 0.0 if trainers[OURS].padding_free else _padding(work)
     found["padding_share_stock"] = _padding(work)
-    if memory:
-        peaks = {name: peak_bytes(folder, preset, stage, name, MEMORY_STEPS) for name in (STOCK, OURS)}
+    if apart:
+        peaks = {name: run_apart(folder, preset, stage, name, MEMORY_STEPS)["peak"] for name in (STOCK, OURS)}
         found["peak_memory_bytes"] = peaks
         found["peak_memory_ratio"] = peaks[OURS] / peaks[STOCK]
     return found
+
+
+def _first_steps(folder: Path, preset: str) -> dict[str, float]:
+    """Seconds to the end of the first step, imports left out: of a first start, which prepares its rows, and of a second."""
+    with tempfile.TemporaryDirectory() as cache:
+        starts = [run_apart(folder, preset, "instruct", OURS, 1, cache)["first_step"] for _ in range(2)]
+        stock = run_apart(folder, preset, "instruct", STOCK, 1, cache)["first_step"]
+    return {"first": starts[0], "second": starts[1], "stock": stock}
 
 
 def _shared(folder: Path, preset: str, rows_an_image: int, steps: int) -> dict[str, Any]:

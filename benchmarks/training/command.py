@@ -44,7 +44,7 @@ def _bench(args: argparse.Namespace) -> int:
         stages=args.stages,
         arms=args.arms,
         shared=args.shared,
-        memory=not args.no_memory,
+        apart=not args.no_memory,
         folder=args.folder,
     )
     _show(found)
@@ -81,6 +81,11 @@ def _show(found: dict[str, Any]) -> None:
             f"{said['tokens_per_second']:,.0f} tokens/s; padding {said['padding_share']:.0%}, stock's "
             f"{said['padding_share_stock']:.0%}"
             + (f"; memory {said['peak_memory_ratio']:.2f} of stock's" if "peak_memory_ratio" in said else "")
+        )
+    if starts := found.get("time_to_first_step"):
+        first, second, stock = (f"{starts[name]:.1f}" for name in ("first", "second", "stock"))
+        show(
+            f"First step after {first} s, of a second start after {second} s, of stock's after {stock} s; imports left out"
         )
     for rows, said in found.get("shared_image", {}).items():
         apart = f"loss {said['max_loss_difference']:.1e} apart"

@@ -61,5 +61,6 @@ def test_the_bench(
         assert said["peak_memory_ratio"] > 0 and all(peak > 1e6 for peak in said["peak_memory_bytes"].values())
     assert set(found["shared_image"]) == {"2", "4"}
     assert all(each["max_loss_difference"] < 1e-5 and each["speedup"] > 0 for each in found["shared_image"].values())
+    assert set(found["time_to_first_step"]) == {"first", "second", "stock"}
     assert {"torch", "trl", "transformers"} <= set(found["versions"])
     assert "stage2: instruct" in capsys.readouterr().out
