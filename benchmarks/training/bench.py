@@ -8,11 +8,12 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..train.plan.flops import StepWork, best_flops, step_flops
+from ..train.plan.memory import memory_of, sizes_of
 from .apart import run_apart
 from .arms import ARMS, BEST_STOCK, OURS, STOCK, Task
 from .lockstep import Turn, run_in_lockstep
@@ -63,6 +64,8 @@ def run_bench(
         found: dict[str, Any] = {"preset": preset, "steps": steps, **about_here(preset)}
         for name in stages:
             found[name] = _stage(work, preset, STAGES[name], steps, arms, found["flops_per_second"], apart)
+        if {"stage1", "stage2"} <= set(stages):
+            found["plan_of_seconds"] = _planned_seconds(found)
         if apart:
             found["time_to_first_step"] = _first_steps(work, preset)
         if shared:
@@ -103,13 +106,14 @@ def _stage(
     with tempfile.TemporaryDirectory() as output_dir:
         task = Task(folder, PRESETS[preset], stage, WARM_UP + steps, Path(output_dir))
         trainers = {name: ARMS[name].make(task, **ARMS[name].settings) for name in arms}
-        work = _work(trainers[OURS], steps)
+        work = _work(trainers[OURS], range(WARM_UP, WARM_UP + steps))
         config = trainers[OURS].model.config
         turns = run_in_lockstep(trainers, WARM_UP + steps)
     found = compared(turns, arms)
     seconds = found["arms"][OURS]["seconds_a_step"]
     needed = statistics.mean(step_flops(config, stage, each) for each in work)
     tokens = statistics.mean(sum(each.lengths) for each in work)
+    found["flops"] = needed
     found["fraction_of_floor"] = needed / flops_per_second / seconds
     found["tokens_per_second"] = tokens / seconds
     found["padding_share"] = 0.0 if trainers[OURS].padding_free else _padding(work)
@@ -118,7 +122,33 @@ def _stage(
         peaks = {name: run_apart(folder, preset, stage, name, MEMORY_STEPS)["peak"] for name in (STOCK, OURS)}
         found["peak_memory_bytes"] = peaks
         found["peak_memory_ratio"] = peaks[OURS] / peaks[STOCK]
+        found["plan"] = {"peak_memory_bytes": _planned_peak(trainers[OURS], stage)}
     return found
+
+
+def _planned_peak(trainer: Any, stage: str) -> float:
+    """What `llavakit plan` says of the steps whose memory is measured: the largest of them counts."""
+    config, sizes = trainer.model.config, sizes_of(trainer.model.config, stage)
+    peaks = [
+        memory_of(
+            config,
+            sizes,
+            tokens=sum(work.lengths),
+            supervised=work.supervised,
+            views=work.views,
+            half=trainer.args.bf16,
+            head_learns=stage != "align",
+        ).total
+        for work in _work(trainer, range(MEMORY_STEPS))
+    ]
+    return max(peaks)
+
+
+def _planned_seconds(found: dict[str, Any]) -> dict[str, float]:
+    """Seconds of a step of stage 1, by the one constant measured in stage 2, and what they were."""
+    one, two = (found[stage] for stage in ("stage1", "stage2"))
+    planned = one["flops"] / (found["flops_per_second"] * two["fraction_of_floor"])
+    return {"planned": planned, "measured": one["arms"][OURS]["seconds_a_step"]}
 
 
 def _first_steps(folder: Path, preset: str) -> dict[str, float]:
@@ -176,12 +206,12 @@ def _ratio(slow: Sequence[float], fast: Sequence[float], paired: bool) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def _work(trainer: Any, steps: int) -> list[StepWork]:
-    """The rows of the steps that are timed."""
+def _work(trainer: Any, steps: Iterable[int]) -> list[StepWork]:
+    """The rows of some steps."""
     samples, size = trainer.train_screening, trainer.args.train_batch_size
     number = len(samples.lengths)
     found = []
-    for step in range(WARM_UP, WARM_UP + steps):
+    for step in steps:
         rows = [(step * size + row) % number for row in range(size)]
         lengths = [samples.lengths[row] for row in rows]
         supervised = sum(samples.supervised[row] for row in rows)

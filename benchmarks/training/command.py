@@ -82,6 +82,13 @@ def _show(found: dict[str, Any]) -> None:
             f"{said['padding_share_stock']:.0%}"
             + (f"; memory {said['peak_memory_ratio']:.2f} of stock's" if "peak_memory_ratio" in said else "")
         )
+        if "plan" in said:
+            planned, measured = said["plan"]["peak_memory_bytes"], said["peak_memory_bytes"]["llavakit"]
+            show(f"Memory: planned {planned / 1e6:,.0f} MB, measured {measured / 1e6:,.0f} MB")
+    if planned := found.get("plan_of_seconds"):
+        show(
+            f"Planned for a step of stage 1, by stage 2: {planned['planned']:.3f} s; it takes {planned['measured']:.3f}"
+        )
     if starts := found.get("time_to_first_step"):
         first, second, stock = (f"{starts[name]:.1f}" for name in ("first", "second", "stock"))
         show(
