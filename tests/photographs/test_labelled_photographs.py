@@ -362,7 +362,7 @@ def test_the_whole_of_it_killed_and_gone_on_with(drawn: Path, tiny_backbones: tu
     command = [
         sys.executable, "-m", "llavakit.cli", "photographs", str(drawn), "--output_dir", str(output),
         "--vision", vision, "--language", language, "--image_size", "0", "--chat_template", "vicuna_v1",
-        "--align_epochs", "15", "--instruct_epochs", "2", "--precision", "float32",
+        "--align_epochs", "30", "--instruct_epochs", "2", "--precision", "float32",
     ]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True)
     while not [*output.glob("aligned/checkpoint-*")]:
