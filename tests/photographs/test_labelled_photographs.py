@@ -370,7 +370,7 @@ def test_the_whole_of_it_killed_and_gone_on_with(
     command = [
         "-m", "llavakit.cli", "photographs", drawn, "--output_dir", output,
         "--vision", vision, "--language", language, "--image_size", "0", "--chat_template", "vicuna_v1",
-        "--align_epochs", "15", "--instruct_epochs", "2", "--precision", "float32",
+        "--align_epochs", "30", "--instruct_epochs", "2", "--precision", "float32",
     ]  # fmt: skip
     process = warm_python.start(command, tmp_path / "said")
     while not [*output.glob("aligned/checkpoint-*")]:
