@@ -53,17 +53,15 @@ class Recipe:
 
     vision: str = VISION
     language: str = LANGUAGE
-    image_size: int | None = 224
-    projector_type: str = "linear"
-    pooled_tokens: int | None = 4
-    vision_feature_layers: tuple[int, ...] = (-2, -4)
+    image_size: int | None = 84
+    projector_type: str = "mlp2x_gelu"
+    pooled_tokens: int | None = None
+    vision_feature_layers: tuple[int, ...] = (-2,)
     vision_feature_select_strategy: str = "full"
     chat_template: str = "tokenizer"
-    align: StageSettings = field(
-        default_factory=lambda: StageSettings(3, 16, 2.5e-3, weight_decay=2.0, chat_template="plain")
-    )
+    align: StageSettings = field(default_factory=lambda: StageSettings(3, 8, 2.5e-3, chat_template="plain"))
     instruct: StageSettings = field(default_factory=lambda: StageSettings(1, 8, 1e-4, 5e-4))
-    mirrored: bool = True
+    mirrored: bool = False
     seed: int = 0
 
 

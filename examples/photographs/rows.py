@@ -1,4 +1,4 @@
-"""What is said about a labelled photograph: its label for stage 1, short conversations for stage 2."""
+"""What is said about a labelled photograph: captions for stage 1, short conversations for stage 2."""
 
 import random
 from collections.abc import Sequence
@@ -32,12 +32,9 @@ def caption(label: str) -> str:
 
 
 def alignment_rows(photographs: Sequence[Photograph], seed: int) -> list[Row]:
-    """Rows of stage 1: a request for a brief description and the label, a row a photograph.
-
-    No words around the label: they are the same of every photograph, and the connector would first learn to call for them.
-    """
+    """Rows of stage 1: a request for a brief description and the caption, a row a photograph."""
     rng = random.Random(f"photographs align {seed}")
-    return [_row(photograph, [(rng.choice(BRIEFLY), photograph.label)]) for photograph in photographs]
+    return [_row(photograph, [(rng.choice(BRIEFLY), caption(photograph.label))]) for photograph in photographs]
 
 
 def instruction_rows(photographs: Sequence[Photograph], labels: Sequence[str], seed: int) -> list[Row]:

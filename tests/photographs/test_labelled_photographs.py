@@ -106,7 +106,7 @@ def test_rows_name_the_label_and_ask_for_it_first(drawn: Path):
     found = read_photographs(drawn)
     labels = {photograph.path: photograph.label for photograph in found.train}
     for row in map(normalize_row, alignment_rows(found.train, seed=0)):
-        assert row["messages"][-1]["content"][0]["text"] == labels[row["id"]], "nothing that all share"
+        assert row["messages"][-1]["content"][0]["text"] == f"A photo of {labels[row['id']]}."
     rows = instruction_rows(found.train, found.labels, seed=0)
     assert (
         rows == instruction_rows(found.train, found.labels, seed=0) != instruction_rows(found.train, found.labels, 1)
@@ -370,7 +370,7 @@ def test_the_whole_of_it_killed_and_gone_on_with(
     command = [
         "-m", "llavakit.cli", "photographs", drawn, "--output_dir", output,
         "--vision", vision, "--language", language, "--image_size", "0", "--chat_template", "vicuna_v1",
-        "--align_epochs", "30", "--instruct_epochs", "2", "--precision", "float32",
+        "--align_epochs", "15", "--instruct_epochs", "2", "--precision", "float32", "--mirrored",
     ]  # fmt: skip
     process = warm_python.start(command, tmp_path / "said")
     while not [*output.glob("aligned/checkpoint-*")]:
