@@ -182,6 +182,19 @@ def test_auto_decides_by_measuring(
         settle_feature_cache("here", llava, processor, rows, 1e7)
 
 
+def test_a_picture_that_cannot_be_read_is_left_to_its_row(
+    tiny_llava: str, rows_file: Path, tmp_path: Path, llava, processor
+):
+    args = {"feature_cache": str(tmp_path / "kept"), "on_bad_row": "skip"}
+    rows = load_conversations(rows_file)
+    _, trainer = train(tiny_llava, rows, tmp_path / "out", max_steps=1, feature_cache="off")
+    damaged = rows_file.parent / json.loads(rows_file.read_text())[1]["image"]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert settle_feature_cache("auto", llava, processor, trainer.train_dataset, 1e7) is not None
+    losses, _ = train(tiny_llava, rows, tmp_path / "other", **args)
+    assert len(losses) == 6 and len(files(tmp_path / "kept")) == 10
+
+
 def test_what_is_kept_is_what_the_encoder_says(llava, processor, tmp_path: Path):
     from PIL import Image
 

@@ -3,8 +3,9 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,22 @@ def pictures_of(rows: Any) -> Iterator[Picture]:
                 yield Picture(content, source, f"row {row.get('id') or row['row']}")
 
 
+def _readable(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Any]]:
+    """Pictures with their images open; of one that cannot be read its row tells when it comes."""
+    for picture in pictures:
+        try:
+            yield picture, picture.opened()
+        except BadRow:
+            continue
+
+
 def _is_worth_it(cache: FeatureCache, llava: Any, processor: Any, rows: Any, showings: float) -> bool:
     """Measure on a few images what encoding and reading take, and reckon."""
     number = len(rows)  # at most: rows may share images
-    tried = [picture for picture, _ in zip(pictures_of(rows), range(TRIED), strict=False)]
-    if not tried or showings < 1.5 * number:
+    if showings < 1.5 * number:
+        return False
+    tried = [picture for picture, _ in islice(_readable(pictures_of(rows)), TRIED)]
+    if not tried:
         return False
     encoding, entries = _quickest(
         lambda: encode_images(llava, [each.opened() for each in tried], processor), len(tried)
@@ -156,15 +168,10 @@ def _fill(cache: FeatureCache, llava: Any, processor: Any, rows: Any, share: tup
     waiting: list[Picture] = []
 
     def encode() -> bool:
-        usable = []
-        for picture in waiting:
-            try:
-                usable.append((picture.content, picture.opened()))
-            except BadRow:
-                continue  # it is told of when its row comes
+        usable = list(_readable(waiting))
         entries = encode_images(llava, [image for _, image in usable], processor) if usable else []
         waiting.clear()
-        return all(cache.write(content, each) for (content, _), each in zip(usable, entries, strict=True))
+        return all(cache.write(picture.content, each) for (picture, _), each in zip(usable, entries, strict=True))
 
     with tqdm(desc="Encoding images", unit=" images", disable=first != 0) as bar:
         for number, picture in enumerate(pictures_of(rows)):
