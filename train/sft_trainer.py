@@ -235,16 +235,17 @@ class LlavaSFTTrainer(CheckpointingTrainer):
         if not isinstance(self.data_collator, LlavaCollator):
             return
         known = isinstance(rows, Dataset)
-        epochs = self.args.num_train_epochs
+        showings = self.args.num_train_epochs * len(rows) if known else 0.0
         if known and self.args.max_steps > 0:
-            epochs = self.args.max_steps * self.args.gradient_accumulation_steps / len(self.get_train_dataloader())
+            batches = self.args.max_steps * self.args.gradient_accumulation_steps * self.args.world_size
+            showings = batches * self.args.train_batch_size * len(rows) / len(self.train_dataset)
         with self.accelerator.autocast():
             self.data_collator.feature_cache = settle_feature_cache(
                 self.args.feature_cache,
                 self._llava,
                 self.processing_class,
                 rows if known else None,
-                epochs * len(rows) if known else 0,
+                showings,
                 goes_on=goes_on,
                 dtype=self._compute_dtype,
                 share=(self.args.process_index, self.args.world_size),
