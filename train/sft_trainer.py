@@ -231,14 +231,15 @@ class LlavaSFTTrainer(CheckpointingTrainer):
 
     def _keep_features(self, goes_on: bool) -> None:
         """Encode the images of the training once, where that is worth it."""
-        rows = _rows_of(self.train_dataset)
+        dataset: Any = self.train_dataset
+        rows = _rows_of(dataset)
         if not isinstance(self.data_collator, LlavaCollator):
             return
         known = isinstance(rows, Dataset)
         showings = self.args.num_train_epochs * len(rows) if known else 0.0
         if known and self.args.max_steps > 0:
             batches = self.args.max_steps * self.args.gradient_accumulation_steps * self.args.world_size
-            showings = batches * self.args.train_batch_size * len(rows) / len(self.train_dataset)
+            showings = batches * self.args.train_batch_size * len(rows) / len(dataset)
         with self.accelerator.autocast():
             self.data_collator.feature_cache = settle_feature_cache(
                 self.args.feature_cache,
