@@ -211,7 +211,9 @@ class LlavaSFTTrainer(CheckpointingTrainer):
             CannotPack: They do not, and `padding_free` or `packing` asked for it. Where nobody did, batches are padded.
         """
         rows = _rows_of(self.train_dataset)
-        if not self.padding_free or not isinstance(rows, Dataset) or is_deepspeed_zero3_enabled():
+        # Shown anything without gradient, bitsandbytes lays quantized weights out anew on a CPU, and they give none any more
+        spoilt = getattr(self._llava, "is_quantized", False) and self.args.use_cpu
+        if spoilt or not self.padding_free or not isinstance(rows, Dataset) or is_deepspeed_zero3_enabled():
             return
         some = rows.select(spread(len(rows), PACKS * ROWS_OF_PACK))
         collator: Any = self.data_collator
