@@ -23,9 +23,8 @@ from .collator import LlavaCollator
 from .learning_rates import logged_rates, rated_parameters
 from .optimization import check_optimization, parameter_groups
 from .packing.attention import PACKED_ATTENTION, CannotPack
-from .packing.certifying import PACKS, ROWS_OF_PACK, certify_run
+from .packing.certifying import PACKS, ROWS_OF_PACK, certify_run, spread
 from .packing.choosing import lays_end_to_end
-from .packing.command import spread
 from .packing.packs import PackedStream, Packs, packs_of
 from .resuming import check_same_adapters, check_stage
 from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples

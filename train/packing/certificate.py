@@ -6,6 +6,7 @@ rows ──> each alone   ──> loss of every row, gradients of every part  �
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,11 +164,9 @@ class _Compared:
         """Mean loss of each sample, in the order of the samples."""
         outputs, batch = self._forward(samples)
         pieces, labels = batch["pieces"], batch["labels"][0]
-        shared = {prefix for prefix in pieces.prefixes if prefix is not None}
-        rows = [piece for piece in range(len(pieces.lengths)) if piece not in shared]
         bounds = torch.tensor(pieces.starts)
         piece_of = torch.searchsorted(bounds, torch.nonzero(labels != IGNORE_INDEX).flatten(), right=True) - 1
-        losses = [-outputs.log_probs[(piece_of == piece).to(self.device)].mean().item() for piece in rows]
+        losses = [-outputs.log_probs[(piece_of == piece).to(self.device)].mean().item() for piece in pieces.rows]
         found = [0.0] * len(samples)
         for loss, index in zip(losses, order_of(samples), strict=True):
             found[index] = loss
@@ -188,7 +187,8 @@ class _Compared:
 
 
 def _most(found: Sequence[float], expected: Sequence[float]) -> float:
-    return max(abs(a - b) / max(abs(b), 1e-6) for a, b in zip(found, expected, strict=True))
+    apart = [abs(a - b) / max(abs(b), 1e-6) for a, b in zip(found, expected, strict=True)]
+    return max(apart) if all(map(math.isfinite, apart)) else math.inf  # `max` passes over what is no number
 
 
 def _distance(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:

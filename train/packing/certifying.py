@@ -86,3 +86,10 @@ def worst(certificate: Certificate) -> str:
         return certificate.refusal
     finding = max(certificate.findings, key=lambda finding: finding.difference / finding.tolerance)
     return f"largest difference {finding.difference:.1e} of {finding.tolerance:.0e}, {finding.what}"
+
+
+def spread(number: int, wanted: int) -> list[int]:
+    """Numbers of rows, two by two from all over the data: neighbours are often about the same picture."""
+    pairs = max(1, wanted // 2)
+    starts = [index * max(1, number // pairs) for index in range(pairs)]
+    return sorted({row for start in starts for row in (start, start + 1) if row < number})

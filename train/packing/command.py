@@ -38,6 +38,7 @@ def _certify(args: argparse.Namespace) -> int:
     from ...rows.loading import load_conversations, without_decoding
     from ..collator import LlavaCollator
     from .certificate import certify
+    from .certifying import spread
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, args.dtype, None)
@@ -59,13 +60,6 @@ def _certify(args: argparse.Namespace) -> int:
 
         write_object({**asdict(certificate), "holds": certificate.holds}, args.output)
     return 0 if certificate.holds else 1
-
-
-def spread(number: int, wanted: int) -> list[int]:
-    """Numbers of rows, two by two from all over the data: neighbours are often about the same picture."""
-    pairs = max(1, wanted // 2)
-    starts = [index * max(1, number // pairs) for index in range(pairs)]
-    return sorted({row for start in starts for row in (start, start + 1) if row < number})
 
 
 def _show(certificate: Any) -> None:

@@ -56,11 +56,15 @@ class Pieces:
         return sum(self.lengths)
 
     @property
+    def rows(self) -> list[int]:
+        """Numbers of the pieces that a row ends with: all but shared prefixes and what a length is filled up with."""
+        shared = {prefix for prefix in self.prefixes if prefix is not None}
+        return [piece for piece in range(len(self.lengths) - self.filled_up) if piece not in shared]
+
+    @property
     def tokens_of_rows(self) -> int:
         """Tokens of all rows, each as if it stood alone."""
-        shared = {prefix for prefix in self.prefixes if prefix is not None}
-        rows = (piece for piece in range(len(self.lengths) - self.filled_up) if piece not in shared)
-        return sum(self.lengths[piece] + self.before(piece) for piece in rows)
+        return sum(self.lengths[piece] + self.before(piece) for piece in self.rows)
 
     @property
     def longest(self) -> int:

@@ -74,8 +74,9 @@ def settle_feature_cache(
     cache = FeatureCache(folder, cache_key(llava, processor, dtype))
     if choice == "auto":
         # A run that goes on from a checkpoint decides as it did: what is there whole was found worth it
-        whole = cache.exists() and all(picture.content in cache for picture in pictures_of(rows))
-        if not whole and (goes_on or not _is_worth_it(cache, llava, processor, rows, showings)):
+        if cache.exists() and all(picture.content in cache for picture in pictures_of(rows)):
+            return cache
+        if goes_on or not _is_worth_it(cache, llava, processor, rows, showings):
             return None
     _fill(cache, llava, processor, rows, share)
     return cache

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from ...modeling_llava import vision_encoding
 from ...processing import image_inputs
+from ...processing.video_frames import is_video
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def cache_key(llava: Any, processor: Any, dtype: torch.dtype | None) -> str:
 def content_of(source: Any) -> bytes | None:
     """The bytes of an image's file; None for a video, or a picture that lies nowhere."""
     if isinstance(source, Mapping):
-        if source.get("video") is not None or source.get("frames") is not None:
+        if is_video(source):
             return None
         if source.get("bytes") is not None:
             return bytes(source["bytes"])
@@ -138,13 +139,11 @@ def content_of(source: Any) -> bytes | None:
 @torch.no_grad()
 def encode_images(llava: Any, images: Sequence[Any], processor: Any) -> list[dict[str, torch.Tensor]]:
     """What `FeatureCache.write` takes of each of some open images of one view each, or of several."""
-    from ...modeling_llava.vision_encoding import encode_views
-
     made = [processor.process_images([image]) for image in images]
     config = llava.config
     pixels = torch.cat([each["pixel_values"] for each in made])
     weight = next(llava.model.vision_tower.parameters())
-    views = encode_views(
+    views = vision_encoding.encode_views(
         llava.model.vision_tower,
         config,
         pixels.to(weight.device, weight.dtype),

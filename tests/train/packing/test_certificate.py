@@ -150,6 +150,18 @@ def stock_log_probs(model: Any, processor: Any, sample: Sample) -> torch.Tensor:
     return logits.log_softmax(-1)[supervised].gather(1, targets[supervised, None])[:, 0]
 
 
+def test_no_where_a_loss_is_no_number(llava, processor, samples):
+    """Of one row among others, and not of the first."""
+    broken_model = copy.deepcopy(llava)
+    token = int(samples[-1].input_ids[3])
+    assert not any((each.input_ids == token).any() for each in samples[:2])
+    with torch.no_grad():
+        broken_model.get_input_embeddings().weight[token] = float("nan")
+    certificate = certify(broken_model, processor, samples)
+    assert not certificate.holds
+    assert certificate.findings[0].difference == float("inf")
+
+
 def test_rows_of_text_alone_where_the_connector_alone_learns(tiny_llava: str, processor, samples):
     llava = AutoModelForImageTextToText.from_pretrained(tiny_llava, stage="align", dtype=torch.float32)
     text = [sample for sample in samples if not sample.images] * 2
