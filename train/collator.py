@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from ..rows.images import image_key, open_visual, visual_size
 from ..rows.schema import BadRow, Row, images_of, normalize_row, row_name
 from .batching import IGNORE_INDEX, Sample, padded_batch, supervised_labels
 from .packing.laying_out import packed_batch
-from .step.feature_cache import FeatureCache, content_of
+from .step.feature_cache import FeatureCache, batch_of_files, content_of
 
 if TYPE_CHECKING:
     from ..processing import LlavaProcessor
@@ -204,8 +205,8 @@ class LlavaCollator:
 
     def _process_images(self, images: list[Any]) -> dict[str, Any]:
         """What the model takes of images, opened by now or not."""
-        if self.feature_cache is not None and all(isinstance(image, Unopened) for image in images):
-            if (found := self.feature_cache.batch([image.content for image in images])) is not None:
+        if all(isinstance(image, Unopened) for image in images):
+            if (found := batch_of_files([image.features for image in images])) is not None:
                 return found
         return self.processor.process_images(
             [image.opened() if isinstance(image, Unopened) else image for image in images]
@@ -251,9 +252,10 @@ class LlavaCollator:
 
     def _unopened(self, image: Any, name: str, size: Sequence[int], opened: dict[Hashable, Any]) -> "Unopened | None":
         """An image whose features are kept, to be opened only where those of another of its batch are not."""
-        if self.feature_cache is None or (content := content_of(image)) is None or content not in self.feature_cache:
+        if self.feature_cache is None or (content := content_of(image)) is None:
             return None
-        return Unopened(content, lambda: self._of_size(image, name, size, opened))
+        features = self.feature_cache.path(content)
+        return Unopened(features, lambda: self._of_size(image, name, size, opened)) if features.exists() else None
 
     def _spares(self, examples: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Rows to stand in for a batch of bad rows alone. Which ones depends on the batch, so a resumed run sees the same."""
@@ -271,11 +273,11 @@ class Unopened:
     """An image that need not be opened.
 
     Args:
-        content: The bytes of its file.
+        features: The file of its features.
         opened: Opens it all the same.
     """
 
-    content: bytes
+    features: Path
     opened: Callable[[], Any]
 
 

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -172,21 +172,26 @@ def packed_attention(
             f"{type(module).__name__} attends from {tuple(query.shape)} to {tuple(key.shape)}, and the pack is one sequence "
             f"of {pieces.num_tokens} tokens: a cache of keys and values has no place here (use_cache=False)."
         )
-    window = kwargs.get("sliding_window")
+    asked = _Asked(query, key, value, pieces, dropout, scaling, kwargs.get("sliding_window"))
     kernel = _kernel_for(query) or _piece_by_piece
-    return kernel(query, key, value, pieces, dropout, scaling, window), None
+    return kernel(asked), None
 
 
-def _piece_by_piece(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    pieces: Pieces,
-    dropout: float,
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
+class _Asked(NamedTuple):
+    """What a layer asks of attention, as `packed_attention` has it; `window`: how far back a token sees."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    pieces: Pieces
+    dropout: float
+    scaling: float | None
+    window: int | None
+
+
+def _piece_by_piece(asked: _Asked) -> torch.Tensor:
     """One call of torch's attention a piece: on any device, in any precision."""
+    query, key, value, pieces, dropout, scaling, window = asked
     groups = query.shape[1] // key.shape[1]
     # Split and not sliced: the gradient of a slice is as large as the whole
     queries = query.split(pieces.lengths, dim=2)
@@ -221,64 +226,56 @@ def _kernel_for(query: torch.Tensor) -> Callable[..., torch.Tensor] | None:
     return _by_torch if find_spec("torch.nn.attention.varlen") is not None else None
 
 
-def _by_torch(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    pieces: Pieces,
-    dropout: float,
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    if dropout:
-        return _piece_by_piece(query, key, value, pieces, dropout, scaling, window)
+def _by_torch(asked: _Asked) -> torch.Tensor:
+    if asked.dropout:
+        return _piece_by_piece(asked)
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
-    options: dict[str, Any] = {"scale": scaling} if "scale" in known else {}
+    options: dict[str, Any] = {"scale": asked.scaling} if "scale" in known else {}
     if "window_size" in known:
-        options["window_size"] = (-1 if window is None else window - 1, 0)
-    elif window is not None and window < pieces.longest or (scaling is not None and "scale" not in known):
-        return _piece_by_piece(query, key, value, pieces, dropout, scaling, window)
+        options["window_size"] = _window_of(asked)
+    elif (asked.window or asked.pieces.longest) < asked.pieces.longest or (
+        asked.scaling is not None and "scale" not in known
+    ):
+        return _piece_by_piece(asked)
     else:
         options["is_causal"] = True
-    tokens, bounds = _as_kernels_take_them(query, key, value, pieces, repeats="enable_gqa" not in known)
+    tokens, bounds = _as_kernels_take_them(asked, repeats="enable_gqa" not in known)
     if "enable_gqa" in known:
         options["enable_gqa"] = True
     attend: Any = varlen_attn
     return attend(*tokens, **bounds, **options)[None]
 
 
-def _by_flash_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    pieces: Pieces,
-    dropout: float,
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
+def _by_flash_attention(asked: _Asked) -> torch.Tensor:
     from flash_attn import flash_attn_varlen_func
 
-    tokens, bounds = _as_kernels_take_them(query, key, value, pieces, repeats=False)
+    tokens, bounds = _as_kernels_take_them(asked, repeats=False)
     return flash_attn_varlen_func(
         *tokens,
         cu_seqlens_q=bounds["cu_seq_q"],
         cu_seqlens_k=bounds["cu_seq_k"],
         max_seqlen_q=bounds["max_q"],
         max_seqlen_k=bounds["max_k"],
-        dropout_p=dropout,
-        softmax_scale=scaling,
+        dropout_p=asked.dropout,
+        softmax_scale=asked.scaling,
         causal=True,  # by the last token of queries and keys, so that a piece sees all of its prefix
-        window_size=(-1 if window is None else window - 1, 0),
+        window_size=_window_of(asked),
     )[None]
 
 
+def _window_of(asked: _Asked) -> tuple[int, int]:
+    """Tokens seen to the left and to the right, as both kernels have it; -1: all."""
+    return (-1 if asked.window is None else asked.window - 1, 0)
+
+
 def _as_kernels_take_them(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pieces: Pieces, *, repeats: bool
+    asked: _Asked, *, repeats: bool
 ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, Any]]:
     """Queries, keys and values as `(tokens, heads, width of a head)`, keys once for each piece that sees them; and bounds."""
-    bounds = dict(pieces.for_kernels(query.device))
+    query, key, value = asked.query, asked.key, asked.value
+    bounds = dict(asked.pieces.for_kernels(query.device))
     places = bounds.pop("key_places")
     if repeats:
         key, value = (repeat_kv(each, query.shape[1] // each.shape[1]) for each in (key, value))

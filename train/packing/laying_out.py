@@ -37,7 +37,7 @@ def packed_batch(
         none stands before it.
     """
     laid: list[_Piece] = []
-    for numbers in _groups(samples):
+    for numbers in groups_of([sample.image_keys for sample in samples]):
         group = [samples[number] for number in numbers]
         shared = shared_prefix(group, image_token_id) if len(group) > 1 else 0
         laid += _laid_out(group, shared, first=len(laid))
@@ -69,14 +69,14 @@ class _Piece:
 
 def order_of(samples: Sequence[Sample]) -> list[int]:
     """Numbers of samples in the order in which `packed_batch` lays them."""
-    return [number for group in _groups(samples) for number in group]
+    return [number for group in groups_of([sample.image_keys for sample in samples]) for number in group]
 
 
-def _groups(samples: Sequence[Sample]) -> list[list[int]]:
-    """Numbers of samples about the same pictures together, in the order of the first of each group."""
+def groups_of(image_keys: Sequence[tuple[Hashable, ...]]) -> list[list[int]]:
+    """Numbers of rows about the same pictures together, in the order of their firsts; one without keys is alone."""
     groups: dict[Hashable, list[int]] = {}
-    for number, sample in enumerate(samples):
-        groups.setdefault(sample.image_keys or number, []).append(number)
+    for number, keys in enumerate(image_keys):
+        groups.setdefault(keys or number, []).append(number)
     return list(groups.values())
 
 

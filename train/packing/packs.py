@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from ..batching import Sample, supervised_labels
 from ..samples import Samples
-from .laying_out import shared_prefix
+from .laying_out import groups_of, shared_prefix
 from .planning import Unit, fill_of, plan_packs, split_units
 
 logger = logging.getLogger(__name__)
@@ -144,11 +144,8 @@ def _units(
     image_token_id: int,
 ) -> list[Unit]:
     """Rows about the same pictures together, as far as they share a prefix."""
-    groups: dict[Any, list[int]] = {}
-    for row, key in enumerate(keys):
-        groups.setdefault(key or row, []).append(row)
     units: list[Unit] = []
-    for group in groups.values():
+    for group in groups_of(keys):
         prefix = shared_prefix([sample(row) for row in group], image_token_id) if len(group) > 1 else 0
         units += split_units(group, prefix, lengths, budget)
     return units

@@ -21,6 +21,7 @@ from .feature_cache import FeatureCache, cache_key, content_of, encode_images
 logger = logging.getLogger(__name__)
 
 TRIED, AT_ONCE = 8, 16
+LEAST_PASSES = 1.5  # over the images: one gains nothing
 WORTH, LEAST = 0.9, 5.0  # of the time without, and seconds: a smaller gain is not worth the disk
 MOST_OF_DISK = 0.5  # of what is free
 
@@ -71,6 +72,8 @@ def settle_feature_cache(
             raise ValueError(f"--feature_cache {choice}: {obstacle} Leave it out.")
         return None
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "llavakit-features" if choice == "auto" else Path(choice)
+    if choice == "auto" and not folder.is_dir() and showings < LEAST_PASSES * len(rows):
+        return None  # before the weights of the encoder are read for a key
     cache = FeatureCache(folder, cache_key(llava, processor, dtype))
     if choice == "auto":
         # A run that goes on from a checkpoint decides as it did: what is there whole was found worth it
@@ -116,7 +119,7 @@ def _readable(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Any]]:
 def _is_worth_it(cache: FeatureCache, llava: Any, processor: Any, rows: Any, showings: float) -> bool:
     """Measure on a few images what encoding and reading take, and reckon."""
     number = len(rows)  # at most: rows may share images
-    if showings < 1.5 * number:
+    if showings < LEAST_PASSES * number:
         return False
     tried = [picture for picture, _ in islice(_readable(pictures_of(rows)), TRIED)]
     if not tried:

@@ -59,10 +59,7 @@ class FeatureCache:
 
     def read(self, content: bytes) -> dict[str, torch.Tensor] | None:
         """`FEATURES` of shape (V, P, Z) and the other entries that go with the views; None where they are not there."""
-        try:
-            return load_file(self.path(content))
-        except (OSError, SafetensorError, ValueError):
-            return None
+        return _read(self.path(content))
 
     def write(self, content: bytes, entries: Mapping[str, torch.Tensor]) -> bool:
         """Keep them. Where that fails (a full disk, a folder made read-only), say so once and go on without."""
@@ -83,14 +80,26 @@ class FeatureCache:
 
     def batch(self, contents: Sequence[bytes]) -> dict[str, torch.Tensor] | None:
         """What a batch holds of its images, views one after the other; None where one of them is missing."""
-        entries = []
-        for content in contents:
-            if (found := self.read(content)) is None:
-                return None
-            entries.append(found)
-        if len({frozenset(each) for each in entries}) != 1:
+        return batch_of_files([self.path(content) for content in contents])
+
+
+def batch_of_files(files: Sequence[Path]) -> dict[str, torch.Tensor] | None:
+    """What a batch holds of images whose features are in these files; None where one of them cannot be read."""
+    entries = []
+    for file in files:
+        if (found := _read(file)) is None:
             return None
-        return {name: torch.cat([each[name] for each in entries]) for name in entries[0]}
+        entries.append(found)
+    if len({frozenset(each) for each in entries}) != 1:
+        return None
+    return {name: torch.cat([each[name] for each in entries]) for name in entries[0]}
+
+
+def _read(file: Path) -> dict[str, torch.Tensor] | None:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError, ValueError):
+        return None
 
 
 def cache_key(llava: Any, processor: Any, dtype: torch.dtype | None) -> str:
