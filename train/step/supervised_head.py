@@ -70,13 +70,15 @@ class _Scoring(torch.autograd.Function):
         for part in head.parts(len(targets)):
             scores, slopes = head.scores(hidden[part])
             target = targets[part, None]
-            is_top1[part] = scores.argmax(-1) == target[:, 0]
-            total = scores.logsumexp(-1)
-            log_probs[part] = scores.gather(1, target)[:, 0] - total
-            probabilities = (scores - total[:, None]).exp_()
-            entropy[part] = total - torch.einsum("kv,kv->k", probabilities, scores)
+            scores -= scores.amax(-1, keepdim=True)
+            score = scores.gather(1, target)
+            is_top1[part] = score[:, 0] == 0
+            exponentials = scores.exp()
+            total = exponentials.sum(-1, keepdim=True)
+            log_probs[part] = (score - total.log())[:, 0]
+            entropy[part] = (total.log() - scores.mul_(exponentials).sum(-1, keepdim=True) / total)[:, 0]
             if gradients is not None:
-                gradients.add(part, probabilities, slopes, target)
+                gradients.add(part, exponentials.mul_(-1 / total), slopes, target)
         ctx.gradients, ctx.alike = gradients, alike
         if gradients is None and learns and any(needs):
             ctx.head, ctx.needs = head, needs
@@ -98,7 +100,7 @@ class _Scoring(torch.autograd.Function):
             gradients = _Gradients(ctx.head, hidden, ctx.needs)
             for part in ctx.head.parts(len(targets)):
                 scores, slopes = ctx.head.scores(hidden[part])
-                gradients.add(part, scores.softmax(-1), slopes, targets[part, None], upstream[part, None])
+                gradients.add(part, scores.softmax(-1).neg_(), slopes, targets[part, None], upstream[part, None])
             found = gradients.times(None)
         return (*found, None, None, None, None)
 
@@ -139,13 +141,12 @@ class _Gradients:
     def add(
         self,
         part: slice,
-        probabilities: torch.Tensor,
+        by_scores: torch.Tensor,
         slopes: torch.Tensor | None,
         targets: torch.Tensor,
         weights: torch.Tensor | None = None,
     ) -> None:
-        """Add those of some tokens; `probabilities` is written over."""
-        by_scores = probabilities.neg_()
+        """Add those of some tokens; `by_scores`, minus the probabilities of all words, is written over."""
         by_scores.scatter_add_(1, targets, torch.ones_like(by_scores[:, :1]))
         if slopes is not None:
             by_scores *= slopes
