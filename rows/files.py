@@ -138,11 +138,9 @@ def file_fingerprint(path: str | os.PathLike) -> str:
 
 
 def _write_json(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
-    content = list(rows)
-    for number, row in enumerate(content):
-        _text(row, f"row {number}")
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    return len(content)
+    texts = [_text(row, f"row {number}") for number, row in enumerate(rows)]
+    path.write_text("[\n" + ",\n".join(texts) + "\n]\n", encoding="utf-8")
+    return len(texts)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

@@ -27,8 +27,20 @@ from .rows import alignment_rows_of, detail_turn, instruction_rows, without_imag
 from .side_process import SideProcess
 from .text import read_and_answer, train_tokenizer
 from .training import FEATURES, Run, Stage, train_and_ask
-from .world import CELL_SIDE, COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene, save_pictures
+from .world import (
+    CELL_SIDE,
+    COLOURS,
+    SHAPES,
+    Scene,
+    draw_scene,
+    held_out_pairs,
+    picture_paths,
+    sample_scene,
+    save_pictures,
+    save_scenes,
+)
 
+TRAIN_PICTURES = "scenes/train"
 MARK = "quickstart.json"  # says that a folder is a quickstart's own, to be replaced by the next
 
 
@@ -144,9 +156,11 @@ class Quickstart:
         """Everything that training starts from: the world's pictures and rows, and the two backbones."""
         with self.phase("world"):
             scenes = self.sample_scenes()
+            saved = side.submit(save_scenes, scenes, self.folder, TRAIN_PICTURES)
             pictures = [draw_scene(scene) for scene in scenes]
-            self.write_rows(scenes, self.save(pictures, "train"))
+            self.write_rows(scenes, picture_paths(TRAIN_PICTURES, len(scenes)))
             tokenizer, texts = self.write_texts(scenes)
+            saved.result()
         backbones = self.folder / "backbones"
         with self.phase("backbones"):
             llama = side.submit(

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy, linear
+
 from llavakit.train.step import supervised_head
 from llavakit.train.step.supervised_head import score_tokens
-from torch.nn.functional import cross_entropy, linear
 
 TOKENS, WIDTH, WORDS = 37, 16, 101
 PARTS = {"at once": 2**24, "in parts": 5 * WORDS, "one by one": 1}
