@@ -1,6 +1,6 @@
 """The trainers that are compared: `ARMS`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,30 +96,41 @@ def _ours(task: Task, *, own_head: bool = True, kept: bool = False, **settings: 
 
 
 def _stock(task: Task, *, by_length: bool = False, **settings: Any) -> Any:
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor
-    from trl import SFTConfig, SFTTrainer
+    folder = str(task.folder / "llava")
+    template = template_text(TEMPLATE[task.stage])
+    twin, processor = transformers_twin(load_model(folder), load_processor(folder), template)
+    rows = task.rows()
+    if by_length:
+        rows = rows.select(_grouped(task, rows))
+    return stock_trainer(twin, processor, task.stage, rows, task.settings() | settings)
 
-    ours, processor = load_model(str(task.folder / "llava")), load_processor(str(task.folder / "llava"))
-    model = LlavaForConditionalGeneration(_twin_of(ours.config))
-    model.load_state_dict(ours.state_dict())
-    if task.stage == "align":
-        model.requires_grad_(False)
-        model.model.multi_modal_projector.requires_grad_(True)
-    else:
-        model.model.vision_tower.requires_grad_(False)
+
+def transformers_twin(llava: Any, processor: Any, template: str) -> tuple[Any, Any]:
+    """transformers' own Llava with the weights of ours, and its processor, which writes conversations by `template`."""
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    model = LlavaForConditionalGeneration(_twin_of(llava.config))
+    model.load_state_dict(llava.state_dict())
     twin = LlavaProcessor(
         processor.image_processor,
         processor.tokenizer,
         patch_size=processor.patch_size,
         vision_feature_select_strategy="default",
-        chat_template=template_text(TEMPLATE[task.stage]),
+        chat_template=template,
         num_additional_image_tokens=1,
     )
-    rows = task.rows()
-    if by_length:
-        rows = rows.select(_grouped(task, rows))
-    args = SFTConfig(**task.settings(), assistant_only_loss=True, **settings)
-    return SFTTrainer(model, args, train_dataset=rows, processing_class=twin)
+    return model, twin
+
+
+def stock_trainer(model: Any, processor: Any, stage: str, rows: Any, settings: Mapping[str, Any]) -> Any:
+    """`trl.SFTTrainer` on what `transformers_twin` made, for a stage."""
+    from trl import SFTConfig, SFTTrainer
+
+    model.requires_grad_(stage != "align")
+    model.model.vision_tower.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+    args = SFTConfig(**settings, assistant_only_loss=True)
+    return SFTTrainer(model, args, train_dataset=rows, processing_class=processor)
 
 
 def _twin_of(config: Any) -> Any:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .arms import ARMS
+from .arms import ARMS, OURS, STOCK
 from .presets import PRESETS
 
 
@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_memory", action="store_true", help="leave out the measuring of memory, in processes of its own"
     )
+    parser.add_argument(
+        "--time_to_quality",
+        action="store_true",
+        help="also train the quickstart's model by stock and by ours, step for step, and examine both (many minutes)",
+    )
     parser.add_argument("--folder", default=None, help="keep model and rows here (default: they are made and removed)")
     parser.set_defaults(run=_bench)
 
@@ -47,6 +52,10 @@ def _bench(args: argparse.Namespace) -> int:
         apart=not args.no_memory,
         folder=args.folder,
     )
+    if args.time_to_quality:
+        from .quality import time_to_quality
+
+        found["time_to_quality"] = time_to_quality()
     _show(found)
     if args.output is not None:
         write_object(found, args.output)
@@ -97,3 +106,10 @@ def _show(found: dict[str, Any]) -> None:
     for rows, said in found.get("shared_image", {}).items():
         apart = f"loss {said['max_loss_difference']:.1e} apart"
         show(f"{rows} rows an image, shared: {said['speedup']:.2f} times as fast as laid apart, {apart}")
+    if quality := found.get("time_to_quality"):
+        for name in (STOCK, OURS):
+            said = quality[name]
+            show(
+                f"The quickstart by {name}: {said['accuracy']['all']:.1%} right after {said['seconds']:.0f} s of training"
+            )
+        show(f"{quality['speedup']:.2f} times sooner")

@@ -110,8 +110,7 @@ class Quickstart:
             self.prepare(side)
             exam = self.exam()
             asked = [*exam, self.to_describe(exam)]
-            align = Stage("align", "align.json", self.steps_align)
-            instruct = Stage("instruct", "instruct.json", self.steps_instruct)
+            align, instruct = self.align_stage(), self.instruct_stage()
             rivals = (
                 Run("skip_stage_1", (instruct,)),
                 Run("blind", (Stage("instruct", "blind.json", self.steps_blind),), blind=True),
@@ -140,6 +139,12 @@ class Quickstart:
         }
         (self.folder / "results.json").write_text(json.dumps(results, indent=1))
         return results
+
+    def align_stage(self) -> Stage:
+        return Stage("align", "align.json", self.steps_align)
+
+    def instruct_stage(self) -> Stage:
+        return Stage("instruct", "instruct.json", self.steps_instruct)
 
     def side_process(self) -> SideProcess:
         """The other process, each with its half of the cores."""

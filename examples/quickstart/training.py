@@ -120,38 +120,50 @@ def _count_picture(model: Any, processor: Any, picture: Image.Image) -> tuple[in
     return counted.num_image_tokens[0], len(features)
 
 
+def stage_settings(stage: Stage, output_dir: Path, seed: int) -> dict[str, Any]:
+    """Settings of a stage that any trainer of the family of transformers' takes."""
+    return {
+        "output_dir": str(output_dir),
+        "learning_rate": stage.learning_rate or LEARNING_RATES[stage.stage],
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03,
+        "weight_decay": 0.0,
+        "adam_beta2": 0.98,
+        "per_device_train_batch_size": 24,
+        "max_steps": stage.steps,
+        "max_length": 512,
+        "bf16": False,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 10,
+        "seed": seed,
+        "dataloader_pin_memory": False,
+    }
+
+
+def rows_of(folder: Path, stage: Stage) -> Any:
+    """The rows of a stage, in the quickstart's folder."""
+    return load_conversations(folder / stage.rows)
+
+
 def _train(
     folder: Path, name: str, stage: Stage, model: Any, processor: Any, seed: int, show_progress: bool
 ) -> tuple[Curve, float]:
     """Trains a stage; returns its loss curve, and the seconds that a step took."""
     args = LlavaSFTConfig(
-        output_dir=str(folder / "runs" / f"{name}-{stage.stage}"),
+        **stage_settings(stage, folder / "runs" / f"{name}-{stage.stage}", seed),
         stage=stage.stage,
-        learning_rate=stage.learning_rate or LEARNING_RATES[stage.stage],
         connector_learning_rate=stage.connector_learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.03,
-        weight_decay=0.0,
-        adam_beta2=0.98,
-        per_device_train_batch_size=24,
-        max_steps=stage.steps,
-        max_length=512,
         group_by_modality_length=True,
         feature_cache=str(folder / FEATURES) if (folder / FEATURES).is_dir() else "off",
         gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        logging_steps=10,
-        seed=seed,
-        dataloader_pin_memory=False,
         disable_tqdm=not show_progress,
     )
     trainer = LlavaSFTTrainer(
         model,
         args,
-        train_dataset=load_conversations(folder / stage.rows),
+        train_dataset=rows_of(folder, stage),
         processing_class=processor,
         dataset_name=f"quickstart: {stage.rows}",
     )
