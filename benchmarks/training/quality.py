@@ -24,7 +24,8 @@ SAME_ROWS = {"train_sampling_strategy": "sequential"}
 def time_to_quality(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
     """Train the quickstart's model twice, from the same weights on the same rows, and examine both.
 
-    Their connector is LLaVA-1.5's. Stock has activation checkpointing off, and is faster so. The pretraining of the backbones is not timed.
+    Their connector is LLaVA-1.5's. Stock has activation checkpointing off, and is faster so. The pretraining of the backbones
+    is not timed.
 
     Args:
         seed: Of the quickstart.
