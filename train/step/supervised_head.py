@@ -77,6 +77,7 @@ class _Scoring(torch.autograd.Function):
             entropy[part] = total - torch.einsum("kv,kv->k", probabilities, scores)
             if gradients is not None:
                 gradients.add(part, probabilities, slopes, target)
+            del scores, slopes, probabilities  # before those of the next part are made
         ctx.gradients, ctx.alike = gradients, alike
         if gradients is None and learns and any(needs):
             ctx.head, ctx.needs = head, needs
@@ -99,6 +100,7 @@ class _Scoring(torch.autograd.Function):
             for part in ctx.head.parts(len(targets)):
                 scores, slopes = ctx.head.scores(hidden[part])
                 gradients.add(part, scores.softmax(-1), slopes, targets[part, None], upstream[part, None])
+                del scores, slopes
             found = gradients.times(None)
         return (*found, None, None, None, None)
 
