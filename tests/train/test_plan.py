@@ -129,6 +129,7 @@ def test_a_step_is_what_is_computed_what_is_moved_and_what_is_around():
     assert step.on_host(slow) == pytest.approx(1 + AROUND)
     assert step.seconds(slow, 0.5) == pytest.approx(8 + 1 + AROUND)
     assert step.utilization(slow, step.seconds(slow, 0.7)) == pytest.approx(0.7)
+    assert step.utilization(slow, 1.0) == 1  # of next to nothing, the host's part alone
     ahead = replace(slow, host_runs_ahead=True)
     assert step.seconds(ahead, 0.5) == pytest.approx(8) and step.utilization(ahead, 8) == pytest.approx(0.5)
     assert replace(step, layers=1000).seconds(ahead, 0.5) == pytest.approx(100 + AROUND)  # small kernels wait for it

@@ -59,8 +59,12 @@ class StepTime:
         return max(on_device, on_host) if machine.host_runs_ahead else on_device + on_host
 
     def utilization(self, machine: Machine, seconds: float) -> float:
-        """The one constant, of a step that took so long."""
-        return self.at_best(machine) / (seconds if machine.host_runs_ahead else seconds - self.on_host(machine))
+        """The one constant, of a step that took so long; 1 where the host's part leaves less than the device takes at best."""
+        on_device, at_best = (
+            seconds if machine.host_runs_ahead else seconds - self.on_host(machine),
+            self.at_best(machine),
+        )
+        return at_best / max(on_device, at_best)
 
 
 def bytes_moved(
