@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..processing.image_files import MAX_IMAGE_PIXELS, PictureError, describe, opened, too_large
+from ..processing.image_files import MAX_IMAGE_PIXELS, PictureError, describe, naming, opened, too_large
 from ..processing.image_inputs import shows_alike, to_rgb, upright_size
 from ..processing.video_containers import looks_like_video
 from ..processing.video_frames import MOST_FRAMES, Video, files_of, is_video, open_video, video_size
@@ -31,6 +31,8 @@ SENT_AS_IT_IS = {
     "GIF": "image/gif",
 }
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")  # written anew as JPEG: as PNG a photograph grows tenfold
+
+DRAFTED = (8, 4, 2)  # parts of its size that a JPEG is decoded at without making all pixels
 
 ImageSource = Image.Image | str | os.PathLike | Mapping[str, Any]
 
@@ -100,20 +102,23 @@ def visual_at(path: str) -> Any:
         return path
 
 
-def open_visual(source: Any, name: str, video_frames: int = MOST_FRAMES) -> Image.Image | Video:
+def open_visual(
+    source: Any, name: str, video_frames: int = MOST_FRAMES, shorter_side: int | None = None
+) -> Image.Image | Video:
     """Open an image, or take frames of a video, safely.
 
     Args:
         source: As for `open_image`, or a video: `{"video": file}` or `{"frames": images}`.
         name: What to call the row in an error.
         video_frames: How many frames are taken of a video at most.
+        shorter_side: As for `open_image`; frames of videos are whole.
 
     Raises:
         BadRow: As `open_image`; of a video, also where it ends early.
         ValueError: The library that reads videos is not installed.
     """
     if not is_video(source):
-        return open_image(source, name)
+        return open_image(source, name, shorter_side)
     with _as_bad_row(source, name):
         return open_video(source, video_frames)
 
@@ -139,12 +144,15 @@ def image_key(source: Any) -> Hashable | None:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)
 
 
-def open_image(source: ImageSource, name: str) -> Image.Image:
+def open_image(source: ImageSource, name: str, shorter_side: int | None = None) -> Image.Image:
     """Open an image safely.
 
     Args:
         source: An open image, a path, or `{"bytes": ..., "path": ...}` as `datasets` stores one.
         name: What to call the row in an error.
+        shorter_side: Where it is given, the file of a JPEG is decoded at a half, a quarter or an eighth of its size, the
+            smallest at which its shorter side has as many pixels (`smallest_draft`). They are about those of the whole
+            scaled down.
 
     Returns:
         The image as `to_rgb` makes it: upright, RGB.
@@ -159,7 +167,27 @@ def open_image(source: ImageSource, name: str) -> Image.Image:
     with _as_bad_row(source, name):
         if isinstance(source, Image.Image) and source.size[0] * source.size[1] > MAX_IMAGE_PIXELS:
             raise too_large(describe(source), source.size)
+        if shorter_side is None or isinstance(source, Image.Image):
+            return to_rgb(source)
+        with opened(source) as picture:
+            width, height = picture.size
+            if picture.format == "JPEG" and width * height <= MAX_IMAGE_PIXELS:
+                with naming(source):
+                    picture.draft(None, smallest_draft((width, height), shorter_side))
+                    return to_rgb(picture).copy()
         return to_rgb(source)
+
+
+def smallest_draft(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
+    """What an image of this size measures when it is opened with `shorter_side`, if it is a JPEG.
+
+    Only whole numbers of pixels are made of it: of 13 a half would be 7, and what is cut from the centre would move.
+    """
+    width, height = size
+    for parts in DRAFTED:
+        if width % parts == height % parts == 0 and min(size) >= shorter_side * parts:
+            return width // parts, height // parts
+    return size
 
 
 def image_size(source: ImageSource, name: str) -> tuple[int, int]:

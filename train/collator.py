@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,8 +13,9 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from ..processing import RowTooLong, template_text
+from ..processing.image_plan import view_zoom
 from ..processing.video_frames import is_video
-from ..rows.images import image_key, open_visual, visual_size
+from ..rows.images import image_key, open_visual, smallest_draft, visual_size
 from ..rows.schema import BadRow, Row, images_of, normalize_row, row_name
 from .batching import IGNORE_INDEX, Sample, padded_batch, supervised_labels
 from .packing.laying_out import packed_batch
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DRAFT_OVER_VIEW = 2  # as Pillow's `reducing_gap` has it: what is resized by less would show
 MOST_SPARE_ROWS = 1000  # tried for a batch of bad rows alone, before the data is taken to be bad as a whole
 
 
@@ -51,6 +54,11 @@ class LlavaCollator:
         share_images: Where they are laid so, rows about the same picture are laid behind one copy of it.
         feature_cache: Where features of pictures are looked up. A batch all of whose pictures are there holds those in the
             place of `pixel_values`, and no picture is opened for it.
+        draft_images: Decode large JPEGs at a half, a quarter or an eighth of their size, where that is still twice what a
+            view is resized to. For layouts of one view.
+
+    Raises:
+        ValueError: `draft_images` with a layout that cuts an image by its size.
 
     Example:
         ```python
@@ -69,8 +77,14 @@ class LlavaCollator:
     padding_free: bool = False
     share_images: bool = True
     feature_cache: FeatureCache | None = None
+    draft_images: bool = False
 
     def __post_init__(self) -> None:
+        if self.draft_images and not self.processor.layout.single_view:
+            raise ValueError(
+                f"--draft_images true: {type(self.processor.layout).__name__} cuts an image by its size, which a draft has "
+                "not. Leave it out."
+            )
         if self.chat_template is not None:
             self.chat_template = template_text(self.chat_template)
 
@@ -196,12 +210,21 @@ class LlavaCollator:
         return Sample(ids, labels, images[:num_images], self._keys(row["images"][:num_images]))
 
     def _open(self, image: Any, name: str, opened: dict[Hashable, Any]) -> Any:
-        key = image_key(image)
+        key, how = image_key(image), (self.processor.video_frames, self._shorter_side)
         if key is None:
-            return open_visual(image, name, self.processor.video_frames)
+            return open_visual(image, name, *how)
         if key not in opened:
-            opened[key] = open_visual(image, name, self.processor.video_frames)
+            opened[key] = open_visual(image, name, *how)
         return opened[key]
+
+    @property
+    def _shorter_side(self) -> int | None:
+        """Least pixels of a draft's shorter side: twice those that it is resized to."""
+        if not self.draft_images:
+            return None
+        across, down = view_zoom(self.processor.image_processor)
+        view = self.processor.view
+        return math.ceil(DRAFT_OVER_VIEW * max(view.width * across, view.height * down))
 
     def _process_images(self, images: list[Any]) -> dict[str, Any]:
         """What the model takes of images, opened by now or not."""
@@ -242,13 +265,18 @@ class LlavaCollator:
             BadRow: It cannot be read, or has another size than when the row was prepared.
         """
         picture = self._open(image, name, opened)
-        if picture.size != tuple(size):
+        if picture.size != tuple(size) and picture.size != self._draft_of(size):
             raise BadRow(
                 f"{name}: an image is {_measures(picture.size)} now and was {_measures(size)} when the rows were "
                 "prepared. Start again, so that they are prepared anew.",
                 kind="image unreadable",
             )
         return picture
+
+    def _draft_of(self, size: Sequence[int]) -> tuple[int, ...]:
+        if self._shorter_side is None or len(size) > 2:
+            return tuple(size)
+        return smallest_draft((size[0], size[1]), self._shorter_side)
 
     def _unopened(self, image: Any, name: str, size: Sequence[int], opened: dict[Hashable, Any]) -> "Unopened | None":
         """An image whose features are kept, to be opened only where those of another of its batch are not."""

@@ -104,6 +104,11 @@ class Samples:
         return self._column("num_images")
 
     @cached_property
+    def image_sizes(self) -> list[list[tuple[int, ...]]]:
+        """Width and height of each image of each row, and of a video how many frames."""
+        return [[tuple(size) for size in sizes] for sizes in self._column("image_sizes")]
+
+    @cached_property
     def image_keys(self) -> list[tuple[str, ...]]:
         """What tells the pictures of each row from others; rows of the same keys show the same. None
         for a row without a picture, or with a video."""

@@ -55,6 +55,8 @@ class LlavaSFTConfig(SFTConfig):
             batch; with `packing` they are brought together. The losses are those of the rows alone.
         feature_cache: Keep what a frozen vision tower says of each picture, for later epochs and stages: "auto" where that
             gains time, which is measured, "off", or a folder to keep it in.
+        draft_images: Decode large JPEGs at a half, a quarter or an eighth of their size, which is quicker and changes pixels
+            by some grey levels, where that is still twice what the encoder takes. Not for layouts that cut images by size.
         on_bad_row: "error" stops before training at the first row that cannot be used; "skip" leaves such rows out and
             reports how many and which.
         lora_vision_tower: In a run with adapters (`--use_peft`, `peft_config`), put some on the vision tower too. Without it
@@ -122,6 +124,12 @@ class LlavaSFTConfig(SFTConfig):
         metadata={
             "help": "Keep what a frozen vision tower says of each picture: 'auto' where that gains time (it is measured), "
             "'off', or a folder."
+        },
+    )
+    draft_images: bool = field(
+        default=False,
+        metadata={
+            "help": "Decode large JPEGs at a half, a quarter or an eighth of their size: quicker, and pixels change slightly."
         },
     )
     on_bad_row: str = field(

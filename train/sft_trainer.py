@@ -23,9 +23,10 @@ from .collator import LlavaCollator
 from .learning_rates import logged_rates, rated_parameters
 from .optimization import check_optimization, parameter_groups
 from .packing.attention import PACKED_ATTENTION, CannotPack
+from .packing.balancing import balanced_sampler
 from .packing.certifying import PACKS, ROWS_OF_PACK, certify_run, spread
 from .packing.choosing import lays_end_to_end
-from .packing.packs import PackedStream, Packs, packs_of
+from .packing.packs import PackedStream, Packs, encoded_views, packs_of
 from .resuming import check_same_adapters, check_stage
 from .samples import ROW_COLUMNS, SAMPLE_COLUMNS, Samples
 from .sampling import ModalityLengthSampler
@@ -152,14 +153,15 @@ class LlavaSFTTrainer(CheckpointingTrainer):
 
     def _packed(self, rows: Any) -> Packs | PackedStream:
         """Prepared rows in packs, by the settings of the run."""
+        processor: Any = self.processing_class
         budget = self.args.pack_tokens or self.args.max_length
         options: dict[str, Any] = {
             "share_images": self.args.share_images,
-            "image_token_id": self.processing_class.image_token_id,  # type: ignore[union-attr]
+            "image_token_id": processor.image_token_id,
             "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
         }
         if self.train_screening is not None:
-            return packs_of(rows, self.train_screening, budget, **options)
+            return packs_of(rows, self.train_screening, budget, views_of=encoded_views(processor), **options)
         if budget is None:
             raise ValueError(
                 "--packing true of a stream needs --pack_tokens or --max_length: its longest row is not known."
@@ -266,7 +268,7 @@ class LlavaSFTTrainer(CheckpointingTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if not self.args.group_by_modality_length:
-            return super()._get_train_sampler(train_dataset)
+            return balanced_sampler(super()._get_train_sampler(train_dataset), self.train_dataset, self.args)
         assert self.train_screening is not None
         rows = self.train_screening.usable
         step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size

@@ -30,6 +30,7 @@ def collator_of(processor: Any, config: Any, args: LlavaSFTConfig, padding_free:
         max_positions=num_positions(config),
         padding_free=padding_free,
         share_images=args.share_images,
+        draft_images=args.draft_images,
     )
 
 

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..train.plan.flops import StepWork, best_flops, step_flops
-from ..train.plan.memory import memory_of, sizes_of
+from ..train.plan.flops import StepWork
+from ..train.plan.machines import Machine
+from ..train.plan.seconds import StepTime
 from .apart import run_apart
 from .arms import ARMS, BEST_STOCK, OURS, STOCK, Task
 from .lockstep import Turn, run_in_lockstep
 from .material import write_material
+from .planned import machine_here, planned_peak, step_time
 from .presets import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -61,11 +63,16 @@ def run_bench(
         work.mkdir(parents=True, exist_ok=True)
         if not (work / "llava" / "config.json").exists():
             write_material(work, PRESETS[preset], shared)
-        found: dict[str, Any] = {"preset": preset, "steps": steps, **about_here(preset)}
+        machine = machine_here(PRESETS[preset].device, PRESETS[preset].bf16)
+        found: dict[str, Any] = {"preset": preset, "steps": steps, **about_here(preset, machine)}
+        times: dict[str, StepTime] = {}
         for name in stages:
-            found[name] = _stage(work, preset, STAGES[name], steps, arms, found["flops_per_second"], apart)
+            found[name], times[name] = _stage(work, preset, STAGES[name], steps, arms, machine, apart)
         if {"stage1", "stage2"} <= set(stages):
-            found["plan_of_seconds"] = _planned_seconds(found)
+            # Of stage 1, by the one constant that stage 2 gave
+            planned = times["stage1"].seconds(machine, found["stage2"]["utilization"])
+            measured = found["stage1"]["arms"][OURS]["seconds_a_step"]
+            found["plan_of_seconds"] = {"planned": planned, "measured": measured}
         if apart:
             found["time_to_first_step"] = _first_steps(work, preset)
         if shared:
@@ -73,7 +80,7 @@ def run_bench(
     return found
 
 
-def about_here(preset: str) -> dict[str, Any]:
+def about_here(preset: str, machine: Machine) -> dict[str, Any]:
     """Date, versions and machine."""
     import torch
 
@@ -87,7 +94,9 @@ def about_here(preset: str) -> dict[str, Any]:
         if device == "cuda"
         else f"{platform.machine()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
-        "flops_per_second": best_flops(device, PRESETS[preset].bf16),
+        "flops_per_second": machine.teraflops * 1e12,
+        "bytes_per_second": machine.bandwidth * 1e9,
+        "host_layer_seconds": machine.layer_seconds,
     }
 
 
@@ -101,20 +110,20 @@ def settle_allocator() -> None:
 
 
 def _stage(
-    folder: Path, preset: str, stage: str, steps: int, arms: Sequence[str], flops_per_second: float, apart: bool
-) -> dict[str, Any]:
+    folder: Path, preset: str, stage: str, steps: int, arms: Sequence[str], machine: Machine, apart: bool
+) -> tuple[dict[str, Any], StepTime]:
     with tempfile.TemporaryDirectory() as output_dir:
         task = Task(folder, PRESETS[preset], stage, WARM_UP + steps, Path(output_dir))
         trainers = {name: ARMS[name].make(task, **ARMS[name].settings) for name in arms}
         work = _work(trainers[OURS], range(WARM_UP, WARM_UP + steps))
-        config = trainers[OURS].model.config
+        of_step = step_time(trainers[OURS], stage, work)
         turns = run_in_lockstep(trainers, WARM_UP + steps)
     found = compared(turns, arms)
     seconds = found["arms"][OURS]["seconds_a_step"]
-    needed = statistics.mean(step_flops(config, stage, each) for each in work)
     tokens = statistics.mean(sum(each.lengths) for each in work)
-    found["flops"] = needed
-    found["fraction_of_floor"] = needed / flops_per_second / seconds
+    found["flops"], found["bytes_moved"] = of_step.flops, of_step.moved
+    found["fraction_of_floor"] = of_step.flops / (machine.teraflops * 1e12) / seconds
+    found["utilization"] = of_step.utilization(machine, seconds)
     found["tokens_per_second"] = tokens / seconds
     found["padding_share"] = 0.0 if trainers[OURS].padding_free else _padding(work)
     found["padding_share_stock"] = _padding(work)
@@ -122,33 +131,10 @@ def _stage(
         peaks = {name: run_apart(folder, preset, stage, name, MEMORY_STEPS)["peak"] for name in (STOCK, OURS)}
         found["peak_memory_bytes"] = peaks
         found["peak_memory_ratio"] = peaks[OURS] / peaks[STOCK]
-        found["plan"] = {"peak_memory_bytes": _planned_peak(trainers[OURS], stage)}
-    return found
-
-
-def _planned_peak(trainer: Any, stage: str) -> float:
-    """What `llavakit plan` says of the steps whose memory is measured: the largest of them counts."""
-    config, sizes = trainer.model.config, sizes_of(trainer.model.config, stage)
-    peaks = [
-        memory_of(
-            config,
-            sizes,
-            tokens=sum(work.lengths),
-            supervised=work.supervised,
-            views=work.views,
-            half=trainer.args.bf16,
-            head_learns=stage != "align",
-        ).total
-        for work in _work(trainer, range(MEMORY_STEPS))
-    ]
-    return max(peaks)
-
-
-def _planned_seconds(found: dict[str, Any]) -> dict[str, float]:
-    """Seconds of a step of stage 1, by the one constant measured in stage 2, and what they were."""
-    one, two = (found[stage] for stage in ("stage1", "stage2"))
-    planned = one["flops"] / (found["flops_per_second"] * two["fraction_of_floor"])
-    return {"planned": planned, "measured": one["arms"][OURS]["seconds_a_step"]}
+        found["plan"] = {
+            "peak_memory_bytes": planned_peak(trainers[OURS], stage, _work(trainers[OURS], range(MEMORY_STEPS)))
+        }
+    return found, of_step
 
 
 def _first_steps(folder: Path, preset: str) -> dict[str, float]:

@@ -86,7 +86,8 @@ def _show(found: dict[str, Any]) -> None:
         heads = ("", "seconds a step", "times stock", "loss apart", "what")
         show(table(heads, lines, title=f"{name}: {stage}", left=("", "what")))
         show(
-            f"{said['fraction_of_floor']:.0%} of what {found['flops_per_second'] / 1e9:,.0f} GFLOP/s allow; "
+            f"{said['fraction_of_floor']:.0%} of what {found['flops_per_second'] / 1e9:,.0f} GFLOP/s allow, utilization "
+            f"{said['utilization']:.2f}; "
             f"{said['tokens_per_second']:,.0f} tokens/s; padding {said['padding_share']:.0%}, stock's "
             f"{said['padding_share_stock']:.0%}"
             + (f"; memory {said['peak_memory_ratio']:.2f} of stock's" if "peak_memory_ratio" in said else "")

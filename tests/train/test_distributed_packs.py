@@ -97,3 +97,28 @@ def test_two_processes_train_as_one(
     run(in_two(script, [*killed, "--resume_from_checkpoint", "true"]))
     ends = load_file(tmp_path / "killed" / "model.safetensors")
     assert all(torch.equal(tensor, ends[name]) for name, tensor in others.items())
+
+
+@pytest.mark.slow
+def test_packs_dealt_out_evenly_train_as_in_one_process(
+    warm_python: WarmPython, wide_llava: str, some_text: Path, tmp_path: Path
+):
+    """Each step has the packs that it has in one process, whoever takes them; and a run that goes on finds its own."""
+
+    def run(command: list[str]) -> None:
+        done = warm_python.run(command)
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    packs = ["--packing", "true", "--pack_tokens", "300", "--gradient_accumulation_steps"]
+    alone = flags_of(wide_llava, some_text, tmp_path / "one", *packs, "4", "--per_device_train_batch_size", "1")
+    run([str(script), *alone])
+    run(in_two(script, flags_of(wide_llava, some_text, tmp_path / "two", *packs, "2")))
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == STEPS and two == pytest.approx(one, abs=1e-4)
+    ends = load_file(tmp_path / "two" / "model.safetensors")
+    again = ["--resume_from_checkpoint", str(tmp_path / "two" / "checkpoint-15")]
+    run(in_two(script, flags_of(wide_llava, some_text, tmp_path / "again", *packs, "2", *again)))
+    resumed = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in ends.items())

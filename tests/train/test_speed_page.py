@@ -58,7 +58,9 @@ def test_the_bench(
         assert all(arm["max_loss_difference"] < 1e-5 for arm in said["arms"].values() if "max_loss_difference" in arm)
         assert said["padding_share"] == 0 < said["padding_share_stock"]
         assert said["speedup_vs_stock"] > 0 and said["speedup_vs_stock_best"] > 0 and said["fraction_of_floor"] > 0
+        assert 0 < said["utilization"] and said["bytes_moved"] > 0
         assert said["peak_memory_ratio"] > 0 and all(peak > 1e6 for peak in said["peak_memory_bytes"].values())
+    assert found["plan_of_seconds"]["planned"] > 0 and found["bytes_per_second"] > 1e8
     assert set(found["shared_image"]) == {"2", "4"}
     assert all(each["max_loss_difference"] < 1e-5 and each["speedup"] > 0 for each in found["shared_image"].values())
     assert set(found["time_to_first_step"]) == {"first", "second", "stock"}

@@ -25,10 +25,11 @@ class Packs(torch.utils.data.Dataset):
     Args:
         rows: Prepared rows.
         packs: Numbers of the rows of each item.
+        weights: Shape (packs, 2): tokens of each, and views of images that are encoded for it.
     """
 
-    def __init__(self, rows: Dataset, packs: Sequence[Sequence[int]]) -> None:
-        self.rows = rows
+    def __init__(self, rows: Dataset, packs: Sequence[Sequence[int]], weights: np.ndarray) -> None:
+        self.rows, self.weights = rows, weights
         self._rows_of_packs = np.concatenate([np.asarray(pack) for pack in packs]) if packs else np.array([], int)
         self._ends = np.cumsum([len(pack) for pack in packs])
 
@@ -95,7 +96,14 @@ class PackedStream(torch.utils.data.IterableDataset):
 
 
 def packs_of(
-    rows: Dataset, samples: Samples, budget: int | None, *, share_images: bool, image_token_id: int, seed: int
+    rows: Dataset,
+    samples: Samples,
+    budget: int | None,
+    *,
+    share_images: bool,
+    image_token_id: int,
+    seed: int,
+    views_of: Callable[[Sequence[int]], int] = lambda size: 1,
 ) -> Packs:
     """Plan packs of prepared rows, and say how full they are.
 
@@ -106,6 +114,7 @@ def packs_of(
         share_images: Rows about the same pictures go into the same pack, behind one copy of them.
         image_token_id: What stands where an image goes.
         seed: Of the order.
+        views_of: How many views the vision tower encodes of an image of this size.
 
     Raises:
         ValueError: A row is longer than the budget.
@@ -113,9 +122,12 @@ def packs_of(
     usable = samples.usable
     lengths = [samples.lengths[row] for row in usable]
     budget = budget or max(lengths)
-    units = units_of(samples, budget, image_token_id) if share_images else None
+    if share_images:
+        units = units_of(samples, budget, image_token_id)
+    else:
+        units = [Unit((row,), length) for row, length in enumerate(lengths)]
     packs = plan_packs(lengths, budget, units=units, seed=seed, names=[f"row {row}" for row in usable])
-    taken = sum(lengths) if units is None else sum(unit.tokens for unit in units)
+    taken = sum(unit.tokens for unit in units)
     saved = f"; shared pictures save {1 - taken / sum(lengths):.1%} of all tokens" if taken < sum(lengths) else ""
     logger.info(
         "%s rows in %s packs of up to %s tokens, %.1f rows and %.1f %% of its room each%s.",
@@ -126,7 +138,35 @@ def packs_of(
         100 * fill_of(packs, taken, budget),
         saved,
     )
-    return Packs(rows, packs)
+    return Packs(rows, packs, weights_of(packs, units, views_of_rows(samples, views_of)))
+
+
+def weights_of(packs: Sequence[Sequence[int]], units: Sequence[Unit], views: Sequence[int]) -> np.ndarray:
+    """Tokens of each pack, and views that are encoded for it, shape (packs, 2). Rows of a unit share their pictures."""
+    unit_of = {unit.rows[0]: unit for unit in units}
+    firsts = [[row for row in pack if row in unit_of] for pack in packs]
+    return np.array(
+        [(sum(unit_of[row].tokens for row in rows), sum(views[row] for row in rows)) for rows in firsts]
+    ).reshape(-1, 2)
+
+
+def encoded_views(processor: Any) -> Callable[[Sequence[int]], int]:
+    """How much the vision tower encodes of an image of a size: views, or where those have sizes of their own, its tokens."""
+    if processor.layout.own_sizes:
+        return lambda size: processor.plan(*size).num_tokens
+    return lambda size: processor.plan(*size).num_views
+
+
+def views_of_rows(samples: Samples, views_of: Callable[[Sequence[int]], int]) -> list[int]:
+    """How many views of images are encoded for each usable row."""
+    known: dict[tuple[int, ...], int] = {}
+    usable, found = samples.usable, []
+    for sizes, number in zip(samples.image_sizes, samples.num_images, strict=True):
+        for size in sizes[:number]:
+            if size not in known:
+                known[size] = views_of(size)
+        found.append(sum(known[size] for size in sizes[:number]))
+    return [found[row] for row in usable]
 
 
 def units_of(samples: Samples, budget: int, image_token_id: int) -> list[Unit]:

@@ -1,6 +1,7 @@
 """`llavakit plan`: memory by part, the largest batch, hours and money of a stage, before a GPU is rented."""
 
 import argparse
+import math
 from typing import Any
 
 from ...modeling_llava.model_parts import STAGES
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", nargs="?", help="its rows (default: as many and as long as LLaVA's)")
     parser.add_argument("--image_folder", default=None, help="where image paths start (default: the data's folder)")
     parser.add_argument(
-        "--machine", default="h100", help=f"{', '.join(MACHINES)}, or GB:TFLOPS (default: %(default)s)"
+        "--machine", default="h100", help=f"{', '.join(MACHINES)}, or GB:TFLOPS[:GB_A_SECOND] (default: %(default)s)"
     )
     parser.add_argument("--devices", type=int, default=1, help="how many (default: %(default)s)")
     parser.add_argument("--price", type=float, default=None, help="of a device and hour")
@@ -38,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--utilization",
         type=float,
         default=0.4,
-        help="share of the machine's operations that is reached: fraction_of_floor of `llavakit bench` (default: %(default)s)",
+        help="share of the speed of large products and copies that is reached: utilization of `llavakit bench` "
+        "(default: %(default)s)",
     )
     parser.add_argument("-o", "--output", default=None, help="also write the plan as JSON here")
     parser.set_defaults(run=_plan)
@@ -71,7 +73,8 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def machine_of(name: str) -> Any:
-    """A machine by its name, or by memory and speed, such as 24:165.
+    """A machine by its name, or by memory, speed and bandwidth, such as 24:165:1008; without the last, such as 24:165, what
+    is moved takes no time.
 
     Raises:
         ValueError: It is neither.
@@ -82,10 +85,13 @@ def machine_of(name: str) -> Any:
     if ":" not in name:
         return look_up(MACHINES, name, "machine")
     try:
-        gigabytes, teraflops = (float(each) for each in name.split(":"))
+        numbers = [float(each) for each in name.split(":")]
+        gigabytes, teraflops, bandwidth = numbers if len(numbers) == 3 else [*numbers, math.inf]
+        return Machine(gigabytes, teraflops, bandwidth)
     except ValueError as error:
-        raise ValueError(f"--machine {name}: give memory in GB and TFLOP/s, such as 24:165.") from error
-    return Machine(gigabytes, teraflops)
+        raise ValueError(
+            f"--machine {name}: give memory in GB, TFLOP/s and GB/s of its memory, such as 24:165:1008."
+        ) from error
 
 
 def _config_of(checkpoint: str) -> Any:
@@ -141,7 +147,7 @@ def _show(plan: Any, args: argparse.Namespace, rows: Any) -> None:
     title = f"Stage {args.stage}, {args.batch_size} rows of {rows.mean:,.0f} tokens a step, on {device}"
     show(table(("memory", "GB"), [*memory, ("all", f"{plan.memory.total / 1e9:,.2f}")], title=title))
     fits = "fits" if plan.fits else "does not fit"
-    work = f"{plan.flops / 1e12:,.3g} TFLOP and {plan.seconds:.3g} s a step"
+    work = f"{plan.flops / 1e12:,.3g} TFLOP, {plan.moved / 1e9:,.3g} GB moved and {plan.seconds:.3g} s a step"
     show(f"It {fits}; at most {plan.largest_batch:,} rows a step do. {work}.")
     cost = "" if plan.cost is None else f", {plan.cost:,.2f} in money"
     show(f"{plan.hours:,.2f} hours{cost} for {rows.number or len(rows.lengths):,} rows, {args.epochs:g} epochs.")

@@ -9,6 +9,7 @@ import numpy as np
 from .flops import StepWork, step_flops, tower_flops
 from .machines import Machine
 from .memory import Memory, Sizes, memory_of, sizes_of
+from .seconds import StepTime, bytes_moved, layers_called
 
 ROOM = 0.9  # of a device's memory: the rest is fragments, buffers of other libraries, and what nobody counted
 
@@ -60,8 +61,8 @@ class Settings:
         checkpointing: Whether activations are computed twice.
         devices: How many.
         sharded: Whether they share weights, gradients and optimizer (FSDP, ZeRO-3).
-        utilization: Share of the machine's operations that training reaches: the one constant that is measured
-            (`fraction_of_floor` of `llavakit bench`).
+        utilization: Share that training reaches of the speed of large products and large copies: the one constant that is
+            measured (`utilization` of `llavakit bench`).
         price: Of a device and hour.
     """
 
@@ -86,6 +87,7 @@ class Plan:
         fits: Whether it fits there.
         largest_batch: Rows of a step that fit, at most.
         flops: Operations of a step on one device.
+        moved: Bytes of a step between memory and device.
         seconds: Of a step.
         hours: Of the stage.
         cost: Of the stage, in the price's money; None without one.
@@ -96,6 +98,7 @@ class Plan:
     fits: bool
     largest_batch: int
     flops: float
+    moved: float
     seconds: float
     hours: float
     cost: float | None
@@ -118,29 +121,42 @@ def make_plan(config: Any, rows: Rows, machine: Machine, settings: Settings) -> 
     largest = max(0, int((room - memory.fixed) / a_row))
     while largest and _memory(config, sizes, rows, replace(settings, batch_size=largest)).total > room:
         largest -= max(1, largest // 100)
-    flops = _flops(config, rows, settings)
-    seconds = flops / (machine.teraflops * 1e12 * settings.utilization)
+    step = _step(config, sizes, rows, settings)
+    seconds = step.seconds(machine, settings.utilization)
     steps = (rows.number or len(rows.lengths)) * settings.epochs / (settings.batch_size * settings.devices)
     hours = steps * seconds / 3600
     cost = None if settings.price is None else hours * settings.devices * settings.price
-    measures = _measures(config, sizes, rows, settings, memory, flops)
-    return Plan(memory, memory.total <= room, largest, flops, seconds, hours, cost, measures)
+    measures = _measures(config, sizes, rows, settings, memory, step.flops)
+    fits = memory.total <= room
+    return Plan(memory, fits, largest, step.flops, step.moved, seconds, hours, cost, measures)
 
 
 def _memory(config: Any, sizes: Sizes, rows: Rows, settings: Settings) -> Memory:
-    size = settings.batch_size
-    return memory_of(
-        config,
-        sizes,
-        tokens=round(rows.mean * size),
-        supervised=round(rows.supervised * size),
-        views=round(rows.views * size),
-        half=settings.half,
-        checkpointing=settings.checkpointing,
-        shards=settings.devices if settings.sharded else 1,
-        frozen_half=settings.half and settings.lora_rank is not None,
-        head_learns=settings.lora_rank is None and settings.stage not in ("align", "align_vision"),
+    head_learns = settings.lora_rank is None and settings.stage not in ("align", "align_vision")
+    return memory_of(config, sizes, **_of_step(rows, settings), head_learns=head_learns)
+
+
+def _step(config: Any, sizes: Sizes, rows: Rows, settings: Settings) -> StepTime:
+    """With pictures that are prepared while others are trained on."""
+    return StepTime(
+        _flops(config, rows, settings),
+        bytes_moved(config, sizes, **_of_step(rows, settings)),
+        layers_called(config, settings.checkpointing),
     )
+
+
+def _of_step(rows: Rows, settings: Settings) -> dict[str, Any]:
+    """What memory and traffic depend on."""
+    size = settings.batch_size
+    return {
+        "tokens": round(rows.mean * size),
+        "supervised": round(rows.supervised * size),
+        "views": round(rows.views * size),
+        "half": settings.half,
+        "checkpointing": settings.checkpointing,
+        "shards": settings.devices if settings.sharded else 1,
+        "frozen_half": settings.half and settings.lora_rank is not None,
+    }
 
 
 def _flops(config: Any, rows: Rows, settings: Settings) -> float:

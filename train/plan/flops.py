@@ -54,11 +54,16 @@ def step_flops(config: Any, stage: str, work: StepWork) -> float:
 def tower_flops(vision: Any, feature_layer: int) -> float:
     """Of a CLIP tower for one view, forward, up to the layer that features come from."""
     patches = (vision.image_size // vision.patch_size) ** 2
-    layers = vision.num_hidden_layers + 1 + feature_layer if feature_layer < 0 else feature_layer
+    layers = heard_layers(vision, feature_layer)
     embedding = 2 * patches * 3 * vision.patch_size**2 * vision.hidden_size
     matrices = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
     layer = 2 * (patches + 1) * matrices + 4 * (patches + 1) ** 2 * vision.hidden_size
     return embedding + layers * layer
+
+
+def heard_layers(vision: Any, feature_layer: int) -> int:
+    """Layers of a tower up to the one that features come from."""
+    return vision.num_hidden_layers + 1 + feature_layer if feature_layer < 0 else feature_layer
 
 
 def best_flops(device: str, bf16: bool, side: int = 2048) -> float:

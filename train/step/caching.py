@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets.utils import tqdm
 
 from ...modeling_llava.model_parts import is_learning
@@ -24,6 +25,7 @@ TRIED, AT_ONCE = 8, 16
 LEAST_PASSES = 1.5  # over the images: one gains nothing
 WORTH, LEAST = 0.9, 5.0  # of the time without, and seconds: a smaller gain is not worth the disk
 MOST_OF_DISK = 0.5  # of what is free
+OFF, WHOLE, FILL = "off", "whole", "fill"  # nothing is gained; all is there; what is missing is to be made
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def settle_feature_cache(
         showings: How often an image is shown to the encoder in the run, all told.
         goes_on: The run goes on from a checkpoint.
         dtype: That steps are computed in, where it is not that of the weights.
-        share: Number of this process, and how many share the work.
+        share: Number of this process, and how many share the work. All of them have to call; what "auto" comes to is
+            decided by the first.
 
     Raises:
         ValueError: A folder was named, and features cannot be kept: the tower learns, or shows pictures in sizes of their own.
@@ -72,17 +75,42 @@ def settle_feature_cache(
             raise ValueError(f"--feature_cache {choice}: {obstacle} Leave it out.")
         return None
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "llavakit-features" if choice == "auto" else Path(choice)
-    if choice == "auto" and not folder.is_dir() and showings < LEAST_PASSES * len(rows):
-        return None  # before the weights of the encoder are read for a key
-    cache = FeatureCache(folder, cache_key(llava, processor, dtype))
+
+    def cache() -> FeatureCache:
+        return FeatureCache(folder, cache_key(llava, processor, dtype))
+
+    decided = FILL
     if choice == "auto":
-        # A run that goes on from a checkpoint decides as it did: what is there whole was found worth it
-        if cache.exists() and all(picture.content in cache for picture in pictures_of(rows)):
-            return cache
-        if goes_on or not _is_worth_it(cache, llava, processor, rows, showings):
-            return None
-    _fill(cache, llava, processor, rows, share)
-    return cache
+        number, of = share
+        # By the first process for all of them: each would measure another speed, and see what others have written meanwhile
+        decided = _decided(folder, cache, llava, processor, rows, showings, goes_on) if number == 0 else OFF
+        if of > 1:
+            [decided] = broadcast_object_list([decided])
+    if decided == OFF:
+        return None
+    kept = cache()
+    if decided == FILL:
+        _fill(kept, llava, processor, rows, share)
+    return kept
+
+
+def _decided(
+    folder: Path,
+    cache: Callable[[], FeatureCache],
+    llava: Any,
+    processor: Any,
+    rows: Any,
+    showings: float,
+    goes_on: bool,
+) -> str:
+    """`OFF`, `WHOLE` or `FILL`."""
+    if not folder.is_dir() and showings < LEAST_PASSES * len(rows):
+        return OFF  # before the weights of the encoder are read for a key
+    found = cache()
+    # A run that goes on from a checkpoint decides as it did: what is there whole was found worth it
+    if found.exists() and all(picture.content in found for picture in pictures_of(rows)):
+        return WHOLE
+    return FILL if not goes_on and _is_worth_it(found, llava, processor, rows, showings) else OFF
 
 
 def _obstacle(llava: Any, processor: Any, rows: Any) -> str | None:

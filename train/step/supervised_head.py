@@ -79,6 +79,7 @@ class _Scoring(torch.autograd.Function):
             entropy[part] = (total.log() - scores.mul_(exponentials).sum(-1, keepdim=True) / total)[:, 0]
             if gradients is not None:
                 gradients.add(part, exponentials.mul_(-1 / total), slopes, target)
+            del scores, slopes, exponentials  # before those of the next part are made
         ctx.gradients, ctx.alike = gradients, alike
         if gradients is None and learns and any(needs):
             ctx.head, ctx.needs = head, needs
@@ -101,6 +102,7 @@ class _Scoring(torch.autograd.Function):
             for part in ctx.head.parts(len(targets)):
                 scores, slopes = ctx.head.scores(hidden[part])
                 gradients.add(part, scores.softmax(-1).neg_(), slopes, targets[part, None], upstream[part, None])
+                del scores, slopes
             found = gradients.times(None)
         return (*found, None, None, None, None)
 
