@@ -148,7 +148,7 @@ def test_what_is_moved(config):
     text, sizes = config.text_config, sizes_of(config, "instruct")
     learning = sizes_of(config, "instruct").learning - sizes_of(config, "align").learning
     assert moved() - moved("align") == pytest.approx(11 * 4 * learning)
-    assert moved(supervised=101) - moved() == pytest.approx(17 * 4 * text.vocab_size)
+    assert moved(supervised=101) - moved() == pytest.approx(15 * 4 * text.vocab_size)
     assert moved(tokens=1001) - moved() == pytest.approx(5 * bytes_a_token(text))
     assert moved(checkpointing=True) - moved() == pytest.approx(2 * 1000 * bytes_a_token(text) + 4 * sizes.language)
     halves = moved(tokens=1001, half=True) - moved(half=True)

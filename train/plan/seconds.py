@@ -18,8 +18,8 @@ from .memory import Sizes
 # Of each activation kept: written and read on the way forward; on the way back read, with a gradient read and one written
 OF_ACTIVATIONS = 5
 AGAIN = 2  # where it is computed twice
-# Of the scores: made (1), the largest (1), differences (2), exponents (2), their sum (1), entropy (4), gradients by them (2) and,
-# by those, of states and of weights (2)
+# Of the scores: made (1), the largest (1), differences (2), exponents (2), their sum (1), entropy (4), gradients (2), read for
+# those of states and of weights (2)
 OF_SCORES = 15
 # Of what learns: the gradient written, its norm, clipped, AdamW (weight, gradient and two moments read, all but one written)
 OF_LEARNING = 11
