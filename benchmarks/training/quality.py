@@ -10,6 +10,7 @@ import torch
 from transformers import PrinterCallback, set_seed
 
 from ..checkpoints.building import build_llava
+from ..processing import template_text
 from ..quickstart.evaluate import accuracy, answers
 from ..quickstart.pipeline import FEATURES, Quickstart, quiet
 from ..quickstart.text import CHAT_TEMPLATE
@@ -57,7 +58,7 @@ def _train_and_ask(folder: Path, name: str, stages: tuple[Stage, ...], exam: lis
         chat_template=CHAT_TEMPLATE,
         projector_type="mlp2x_gelu",  # the one that transformers' Llava has
     )
-    twin = transformers_twin(model, processor, processor.chat_template) if name == STOCK else None
+    twin = transformers_twin(model, processor, template_text(CHAT_TEMPLATE)) if name == STOCK else None
     seconds, losses = 0.0, [float("nan")]
     for stage in stages:
         settings = stage_settings(stage, folder / "quality" / f"{name}-{stage.stage}", seed) | SAME_ROWS
