@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import replace
 
-from ..modeling_llava.connectors import CONNECTORS
+from ..modeling_llava.connectors import CONNECTORS, PatchwiseConnector
 from .recipe import PRECISIONS, Recipe
 
 
@@ -35,9 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooled_tokens",
         type=int,
-        default=recipe.pooled_tokens,
-        help="average the patches of a photograph to so many tokens, a square number; 0 for a token a patch, and for a "
-        "connector with a number of its own (default: %(default)s)",
+        help="average the patches of a photograph to so many tokens, a square number; 0 for a token a patch (default: "
+        f"{recipe.pooled_tokens}, but for a connector with a number of its own)",
     )
     parser.add_argument(
         "--vision_feature_layer",
@@ -48,8 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--chat_template",
-        default="tokenizer",
-        help="a shipped name, a .jinja file, or 'tokenizer' for its own (default)",
+        default=recipe.chat_template,
+        help="a shipped name, a .jinja file, or 'tokenizer' for the language model's own (default: ChatML "
+        "without a system prompt)",
     )
     parser.add_argument(
         "--align_epochs", type=float, default=recipe.align.epochs, help="of stage 1 (default: %(default)s)"
@@ -74,12 +74,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _photographs(args: argparse.Namespace) -> int:
     from .pipeline import run_photographs
 
+    recipe = Recipe()
+    pooled_tokens = args.pooled_tokens
+    if pooled_tokens is None and issubclass(CONNECTORS[args.projector_type], PatchwiseConnector):
+        pooled_tokens = recipe.pooled_tokens
     recipe = Recipe(
         vision=args.vision,
         language=args.language,
         image_size=args.image_size or None,
         projector_type=args.projector_type,
-        pooled_tokens=args.pooled_tokens or None,
+        pooled_tokens=pooled_tokens or None,
         vision_feature_layers=tuple(args.vision_feature_layer),
         chat_template=args.chat_template,
         mirrored=args.mirrored,

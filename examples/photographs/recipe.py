@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 VISION, LANGUAGE = "facebook/dinov2-small", "HuggingFaceTB/SmolLM2-135M-Instruct"
+CHAT_TEMPLATE = str(Path(__file__).with_name("chat.jinja"))
 PRECISIONS = ("auto", "float32", "bf16")
 
 
@@ -44,7 +45,7 @@ class Recipe:
         pooled_tokens: So many tokens of a photograph, a square number, by averaging its patches; None for one a patch.
         vision_feature_layers: Hidden states that the connector reads, side by side.
         vision_feature_select_strategy: "full" takes the class token too, which stays beside averaged patches.
-        chat_template: Of the assistant; "tokenizer" for the language model's own.
+        chat_template: Of the assistant: a shipped name, a file, or "tokenizer" for the language model's own.
         align: Stage 1.
         instruct: Stage 2.
         mirrored: Whether each training photograph is learnt from a second time, left and right exchanged.
@@ -53,14 +54,14 @@ class Recipe:
 
     vision: str = VISION
     language: str = LANGUAGE
-    image_size: int | None = 84
-    projector_type: str = "mlp2x_gelu"
-    pooled_tokens: int | None = None
-    vision_feature_layers: tuple[int, ...] = (-2,)
+    image_size: int | None = 224
+    projector_type: str = "linear"
+    pooled_tokens: int | None = 4
+    vision_feature_layers: tuple[int, ...] = (-2, -4)
     vision_feature_select_strategy: str = "full"
-    chat_template: str = "tokenizer"
-    align: StageSettings = field(default_factory=lambda: StageSettings(3, 8, 2.5e-3, chat_template="plain"))
-    instruct: StageSettings = field(default_factory=lambda: StageSettings(1, 8, 1e-4, 5e-4))
+    chat_template: str = CHAT_TEMPLATE
+    align: StageSettings = field(default_factory=lambda: StageSettings(6, 16, 2.5e-3, weight_decay=2.0))
+    instruct: StageSettings = field(default_factory=lambda: StageSettings(1, 16, 1e-5, 1e-4, weight_decay=2.0))
     mirrored: bool = False
     seed: int = 0
 

@@ -16,14 +16,23 @@ import torch
 from PIL import Image, ImageDraw
 
 from llavakit.checkpoints.command import add_arguments as add_init_arguments
+from llavakit.photographs import command
 from llavakit.photographs.evaluate import named_label, share_right, wilson_interval
 from llavakit.photographs.labelled import Photograph, read_photographs
 from llavakit.photographs.pipeline import save_encoder_at
 from llavakit.photographs.probe import STRENGTHS, choose_l2, fit
-from llavakit.photographs.recipe import Recipe, StageSettings, init_arguments, sft_arguments, uses_bf16
+from llavakit.photographs.recipe import (
+    CHAT_TEMPLATE,
+    Recipe,
+    StageSettings,
+    init_arguments,
+    sft_arguments,
+    uses_bf16,
+)
 from llavakit.photographs.report import confusions, lead, shown_examples, write_report
 from llavakit.photographs.rows import QUESTION, alignment_rows, instruction_rows
 from llavakit.photographs.steps import NOTES, Steps
+from llavakit.processing.chat_templates import render, template_text
 from llavakit.rows.schema import normalize_row
 
 from ..warm_python import WarmPython
@@ -113,7 +122,7 @@ def test_rows_name_the_label_and_ask_for_it_first(drawn: Path):
     for row in map(normalize_row, rows):
         first, answer, *more = ([block.get("text") for block in each["content"]] for each in row["messages"])
         label = labels[row["id"]]
-        assert row["images"] == [row["id"]] and first[0] is None and answer == [label]
+        assert row["images"] == [row["id"]] and first[0] is None and answer == [f"A photo of {label}."]
         assert not any(name in first[1] for name in found.labels), "the first answer is in the picture alone"
         if not more:
             continue
@@ -194,6 +203,43 @@ def test_the_commands_say_what_the_recipe_says(tmp_path: Path):
     assert flags["--weight_decay"] == 2.0
     assert flags["--bf16"] == "true" and flags["--seed"] == 3 and flags["--resume_from_checkpoint"] == "true"
     assert uses_bf16("bf16") and not uses_bf16("float32")
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens"),
+    [
+        ([], 4),
+        (["--projector_type", "mlp2x_gelu"], 4),
+        (["--projector_type", "resampler"], None),
+        (["--pooled_tokens", "0"], None),
+        (["--pooled_tokens", "16"], 16),
+    ],
+)
+def test_patches_are_averaged_where_the_connector_has_no_number_of_its_own(
+    given: list[str], tokens: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    parser, recipes = argparse.ArgumentParser(), []
+    command.add_arguments(parser)
+    monkeypatch.setattr("llavakit.photographs.pipeline.run_photographs", lambda *args: recipes.append(args[2]))
+    args = parser.parse_args(["garments", *given])
+    assert args.run(args) == 0 and recipes[0].pooled_tokens == tokens
+    if not given:
+        assert recipes == [Recipe()], "the defaults of the command are those of the recipe"
+
+
+def test_the_template_says_nothing_before_the_photograph_and_keeps_a_system_prompt():
+    picture = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "A photo of dress."}]}
+    template, context = template_text(CHAT_TEMPLATE), {"bos_token": "<|im_start|>", "image_token": "<image>"}
+    text, spans = render(template, [picture, answer], context)
+    assert text.startswith(f"<|im_start|>user\n<image>\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n")
+    assert [text[start:end] for start, end in spans] == ["A photo of dress.<|im_end|>"]
+    system = {"role": "system", "content": "Be brief."}
+    assert (
+        render(template, [system, picture, answer], context)[0] == f"<|im_start|>system\nBe brief.<|im_end|>\n{text}"
+    )
+    with pytest.raises(ValueError, match="unknown role"):
+        render(template, [picture, system], context)
 
 
 def test_a_size_that_the_patches_do_not_divide_is_refused(tiny_backbones: tuple[str, str], tmp_path: Path):
@@ -346,7 +392,7 @@ def test_the_whole_of_it_killed_and_gone_on_with(
     command = [
         "-m", "llavakit.cli", "photographs", drawn, "--output_dir", output,
         "--vision", vision, "--language", language, "--image_size", "0", "--chat_template", "vicuna_v1",
-        "--align_epochs", "15", "--instruct_epochs", "2", "--precision", "float32", "--mirrored",
+        "--align_epochs", "20", "--instruct_epochs", "4", "--precision", "float32", "--mirrored",
     ]  # fmt: skip
     process = warm_python.start(command, tmp_path / "said")
     while not [*output.glob("aligned/checkpoint-*")]:
@@ -370,7 +416,7 @@ def test_the_whole_of_it_killed_and_gone_on_with(
     results = json.loads((output / "results.json").read_text())
     assert {answer["image"] for answer in results["answers"]} == {f.path for f in read_photographs(drawn).validation}
     assert len({answer["blind"] for answer in results["answers"]}) == 1, "without the picture all get one answer"
-    assert results["curves"]["align"][-1][0] == 90, "the steps of a run that was never killed"
+    assert results["curves"]["align"][-1][0] == 60, "the steps of a run that was never killed"
     rows = json.loads((output / "align.json").read_text())
     assert len(rows) == 48 and {row["image"].split("/")[0] for row in rows} == {"as_taken", "mirrored"}
     assert not any("validation" in row["image"] for row in rows)
