@@ -67,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="learn from each training photograph a second time, left and right exchanged; not for labels that tell "
         "left from right (default: %(default)s)",
     )
+    parser.add_argument(
+        "--crops",
+        type=int,
+        default=recipe.crops,
+        help="between the stages let the vision encoder learn too, from so many random crops of each training photograph "
+        "(default: %(default)s, it stays as it is)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the rows and the training")
     parser.set_defaults(run=_photographs)
 
@@ -87,6 +94,7 @@ def _photographs(args: argparse.Namespace) -> int:
         vision_feature_layers=tuple(args.vision_feature_layer),
         chat_template=args.chat_template,
         mirrored=args.mirrored,
+        crops=args.crops,
         seed=args.seed,
     )
     recipe = replace(

@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from ..inference.chat import load_llava
 from ..reports.tables import show, table
 from ..rows.files import replacing, write_rows
+from .crops import write_crops
 from .evaluate import ask, named_label, share_right, wilson_interval
 from .labelled import Photograph, Photographs, read_photographs
 from .mirrored import write_mirrored
@@ -64,20 +65,21 @@ class _Run:
         self.photographs, self.folder, self.recipe, self.bf16 = photographs, folder, recipe, bf16
         settings = {"folder": str(photographs.absolute()), **json.loads(json.dumps(dataclasses.asdict(recipe)))}
         self.steps = Steps(folder, settings)
-        self.image_folder = folder / "pictures" if recipe.mirrored else photographs  # of what is trained on
-        self.untrained, self.aligned, self.model = folder / "untrained", folder / "aligned", folder / "model"
+        whole = folder / "pictures" if recipe.mirrored else photographs
+        self.image_folders = {"align": whole, "align_vision": folder / "crops", "instruct": whole}
+        self.untrained, self.model = folder / "untrained", folder / "model"
 
     def all_steps(self) -> dict[str, Any]:
         self.steps.run("rows", self.make_rows)
         self.steps.run("init", self.join_backbones)
         self.steps.run("inspect", self.inspect)
         self.steps.run("probe", self.fit_probe)
-        for stage, before, after in (
-            ("align", self.untrained, self.aligned),
-            ("instruct", self.aligned, self.model),
-        ):
-            self.steps.run(stage, functools.partial(self.train, stage=stage, model=before, output_dir=after))
-            drop_checkpoints(after)
+        before, after = self.untrained, {"align": "aligned", "align_vision": "seeing", "instruct": self.model.name}
+        for stage in self.stages():
+            output_dir = self.folder / after[stage]
+            self.steps.run(stage, functools.partial(self.train, stage=stage, model=before, output_dir=output_dir))
+            drop_checkpoints(output_dir)
+            before = output_dir
         self.steps.run("answers", self.examine)
         results = self.results()
         _write_json(results, self.folder / "results.json")
@@ -93,8 +95,16 @@ class _Run:
         for path, reason in found.left_out.items():
             print(f"left out: {path}: {reason}")
         seen = (
-            write_mirrored(found.train, self.photographs, self.image_folder) if self.recipe.mirrored else found.train
+            write_mirrored(found.train, self.photographs, self.image_folders["align"])
+            if self.recipe.mirrored
+            else found.train
         )
+        if self.recipe.crops:
+            crops = write_crops(
+                found.train, self.photographs, self.image_folders["align_vision"],
+                passes=self.recipe.crops, mirrored=self.recipe.mirrored, seed=self.recipe.seed,
+            )  # fmt: skip
+            write_rows(alignment_rows(crops, self.recipe.seed), self.folder / "align_vision.json")
         write_rows(alignment_rows(seen, self.recipe.seed), self.folder / "align.json")
         write_rows(instruction_rows(seen, found.labels, self.recipe.seed), self.folder / "instruct.json")
         _write_json(dataclasses.asdict(found), self.folder / "found.json")
@@ -112,7 +122,7 @@ class _Run:
             template = ["--chat_template", settings.chat_template] if settings.chat_template else []
             attempt.llavakit(
                 "inspect", self.folder / f"{stage}.json", "--model", self.untrained,
-                "--image_folder", self.image_folder, "--html", self.folder / f"inspect-{stage}.html", *template,
+                "--image_folder", self.image_folders[stage], "--html", self.folder / f"inspect-{stage}.html", *template,
             )  # fmt: skip
 
     def fit_probe(self, attempt: Attempt) -> None:
@@ -125,8 +135,8 @@ class _Run:
     def train(self, attempt: Attempt, stage: str, model: Path, output_dir: Path) -> None:
         attempt.llavakit(
             *sft_arguments(
-                stage, self.stages()[stage], model, self.folder / f"{stage}.json", self.image_folder, output_dir,
-                self.bf16, self.recipe.seed,
+                stage, self.stages()[stage], model, self.folder / f"{stage}.json", self.image_folders[stage],
+                output_dir, self.bf16, self.recipe.seed,
             )
         )  # fmt: skip
         checkpoint = Path(get_last_checkpoint(str(output_dir)) or output_dir)  # the trainer saves its last step too
@@ -144,7 +154,9 @@ class _Run:
     # ---- what they left ----
 
     def stages(self) -> dict[str, StageSettings]:
-        return {"align": self.recipe.align, "instruct": self.recipe.instruct}
+        """The stages that there are, in their order."""
+        seeing = {"align_vision": self.recipe.align_vision} if self.recipe.crops else {}
+        return {"align": self.recipe.align, **seeing, "instruct": self.recipe.instruct}
 
     def found(self) -> Photographs:
         found = json.loads((self.folder / "found.json").read_text(encoding="utf-8"))

@@ -23,6 +23,8 @@ class StageSettings:
         connector_learning_rate: Likewise, of the connector in stage 2.
         weight_decay: Of what learns.
         chat_template: In place of the checkpoint's own.
+        vision_learning_rate: Of the vision encoder, where it learns.
+        vision_layer_decay: How much slower each of its layers learns than the one after it, as a factor.
     """
 
     epochs: float
@@ -31,6 +33,8 @@ class StageSettings:
     connector_learning_rate: float | None = None
     weight_decay: float = 0.0
     chat_template: str | None = None
+    vision_learning_rate: float | None = None
+    vision_layer_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,10 @@ class Recipe:
         vision_feature_select_strategy: "full" takes the class token too, which stays beside averaged patches.
         chat_template: Of the assistant: a shipped name, a file, or "tokenizer" for the language model's own.
         align: Stage 1.
+        align_vision: After it, where there are crops: encoder and connector learn, the language model stays as it is.
         instruct: Stage 2.
         mirrored: Whether each training photograph is learnt from a second time, left and right exchanged.
+        crops: Of each training photograph, for the vision encoder to learn from; 0: it stays as it is.
         seed: Of the rows, the connector and the order of training.
     """
 
@@ -61,8 +67,14 @@ class Recipe:
     vision_feature_select_strategy: str = "full"
     chat_template: str = CHAT_TEMPLATE
     align: StageSettings = field(default_factory=lambda: StageSettings(6, 16, 2.5e-3, weight_decay=2.0))
+    align_vision: StageSettings = field(
+        default_factory=lambda: StageSettings(
+            1, 16, 5e-4, weight_decay=0.05, vision_learning_rate=5e-5, vision_layer_decay=0.8
+        )
+    )
     instruct: StageSettings = field(default_factory=lambda: StageSettings(1, 16, 1e-5, 1e-4, weight_decay=2.0))
     mirrored: bool = False
+    crops: int = 0
     seed: int = 0
 
 
@@ -113,10 +125,9 @@ def sft_arguments(
         "--logging_steps", 10, "--save_strategy", "steps", "--save_steps", 0.1, "--save_total_limit", 1,
         "--resume_from_checkpoint", "true", "--report_to", "none", "--seed", seed,
     ]  # fmt: skip
-    if settings.connector_learning_rate is not None:
-        arguments += ["--connector_learning_rate", settings.connector_learning_rate]
-    if settings.chat_template is not None:
-        arguments += ["--chat_template", settings.chat_template]
+    for name in ("connector_learning_rate", "chat_template", "vision_learning_rate", "vision_layer_decay"):
+        if getattr(settings, name) is not None:
+            arguments += [f"--{name}", getattr(settings, name)]
     if not torch.cuda.is_available():
         arguments += ["--use_cpu", "true", "--dataloader_pin_memory", "false"]
     return arguments

@@ -26,6 +26,7 @@ STEPS = {
     "inspect": "checks every row: image tokens, lengths, what is supervised",
     "probe": "fits a logistic regression to the features that the connector reads",
     "align": "stage 1: the connector alone learns",
+    "align_vision": "between the stages: vision encoder and connector learn, from random crops",
     "instruct": "stage 2: connector and language model learn; the vision encoder stays frozen",
     "answers": "asks about every photograph kept back, with the picture and without",
 }
@@ -137,19 +138,24 @@ def _shares(answers: Sequence[Mapping[str, Any]], label: str) -> tuple[int, list
 def _settings(results: Mapping[str, Any]) -> dict[str, str]:
     recipe, machine = results["recipe"], results["machine"]
     size = recipe["image_size"]
+    crops = f", {recipe['crops']} crops of each" if recipe["crops"] else ""
     made = {
         "vision encoder": recipe["vision"],
         "language model": recipe["language"],
         "image": f"{size} x {size} pixels" if size else "as its image processor has it",
         "connector": f"{recipe['projector_type']}, on {_layers(recipe)}{_pooled(recipe)}",
-        "photographs": f"{results['photographs']['train']:,} trained on{', mirrored too' * recipe['mirrored']}, "
+        "photographs": f"{results['photographs']['train']:,} trained on{', mirrored too' * recipe['mirrored']}{crops}, "
         f"{results['photographs']['validation']:,} kept back",
     }
-    for stage in ("align", "instruct"):
+    for stage in results["curves"]:
         of = recipe[stage]
         rates = f"learning rate {of['learning_rate']:g}"
         if of["connector_learning_rate"] is not None:
             rates += f", connector {of['connector_learning_rate']:g}"
+        if of["vision_learning_rate"] is not None:
+            rates += (
+                f", vision encoder {of['vision_learning_rate']:g}, by layer {of['vision_layer_decay']:g} of the next"
+            )
         if of["weight_decay"]:
             rates += f", weight decay {of['weight_decay']:g}"
         made[f"stage {stage}"] = f"{of['epochs']:g} epochs, batches of {of['batch_size']}, {rates}"

@@ -203,6 +203,14 @@ def test_the_commands_say_what_the_recipe_says(tmp_path: Path):
     assert flags["--weight_decay"] == 2.0
     assert flags["--bf16"] == "true" and flags["--seed"] == 3 and flags["--resume_from_checkpoint"] == "true"
     assert uses_bf16("bf16") and not uses_bf16("float32")
+    assert "--vision_learning_rate" not in flags
+    seeing = sft_arguments("align_vision", Recipe().align_vision, *([tmp_path] * 4), bf16=False, seed=0)
+    flags = dict(zip(seeing[1::2], seeing[2::2], strict=True))
+    assert (flags["--stage"], flags["--vision_learning_rate"], flags["--vision_layer_decay"]) == (
+        "align_vision",
+        Recipe().align_vision.vision_learning_rate,
+        Recipe().align_vision.vision_layer_decay,
+    )
 
 
 @pytest.mark.parametrize(
@@ -363,7 +371,7 @@ def results_of(folder: Path) -> dict[str, Any]:
         "curves": {"align": [[10, 2.0], [20, 0.5]], "instruct": []},
         "seconds": {"rows": 1.5, "align": 3700.0},
         "machine": {"threads": 2, "bf16": True, "gpu": False},
-        "recipe": json.loads(json.dumps({**vars(Recipe()), "align": vars(Recipe().align)}, default=vars)),
+        "recipe": json.loads(json.dumps(vars(Recipe()), default=vars)),
     }
 
 
@@ -393,6 +401,7 @@ def test_the_whole_of_it_killed_and_gone_on_with(
         "-m", "llavakit.cli", "photographs", drawn, "--output_dir", output,
         "--vision", vision, "--language", language, "--image_size", "0", "--chat_template", "vicuna_v1",
         "--align_epochs", "20", "--instruct_epochs", "4", "--precision", "float32", "--mirrored",
+        "--crops", "2",
     ]  # fmt: skip
     process = warm_python.start(command, tmp_path / "said")
     while not [*output.glob("aligned/checkpoint-*")]:
@@ -425,4 +434,7 @@ def test_the_whole_of_it_killed_and_gone_on_with(
     assert page.count("data:image/jpeg;base64,") == 9 and f"{100 * results['accuracy']['model']:.1f} %" in page
     assert (output / "inspect-instruct.html").stat().st_size > 10_000
     history = json.loads((output / "model" / "config.json").read_text())["provenance"]["training_history"]
-    assert [record["stage"] for record in history] == ["align", "instruct"]
+    assert [record["stage"] for record in history] == ["align", "align_vision", "instruct"]
+    crops = json.loads((output / "align_vision.json").read_text())
+    assert len(crops) == 48 and all((output / "crops" / row["image"]).exists() for row in crops)
+    assert "stage align_vision" in page and "2 crops of each" in page
