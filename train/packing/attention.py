@@ -190,7 +190,20 @@ class _Asked(NamedTuple):
 
 
 def _piece_by_piece(asked: _Asked) -> torch.Tensor:
-    """One call of torch's attention a piece: on any device, in any precision."""
+    """One call of torch's attention a piece: on any device, in any precision.
+
+    On a CPU it is computed in float32: there torch's kernel takes several times as long back through short sequences of
+    bfloat16, and is hardly quicker through long ones.
+    """
+    dtype = asked.query.dtype
+    if asked.query.device.type != "cpu" or dtype == torch.float64:
+        return _each_piece(asked)
+    in_float32 = asked._replace(query=asked.query.float(), key=asked.key.float(), value=asked.value.float())
+    with torch.autocast("cpu", enabled=False):
+        return _each_piece(in_float32).to(dtype)
+
+
+def _each_piece(asked: _Asked) -> torch.Tensor:
     query, key, value, pieces, dropout, scaling, window = asked
     groups = query.shape[1] // key.shape[1]
     # Split and not sliced: the gradient of a slice is as large as the whole
