@@ -44,6 +44,7 @@ class _Calls:
 
 
 _within: ContextVar[_Calls | None] = ContextVar("packed attention", default=None)
+_as_on_a_gpu: ContextVar[bool] = ContextVar("attention in its own precision", default=False)
 
 
 def check_packable(language_model: Any, fusion: str = "splice") -> None:
@@ -189,6 +190,16 @@ class _Asked(NamedTuple):
     window: int | None
 
 
+@contextlib.contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Have attention keep the precision that it is asked in, on a CPU too: for who counts what a GPU would hold."""
+    token = _as_on_a_gpu.set(True)
+    try:
+        yield
+    finally:
+        _as_on_a_gpu.reset(token)
+
+
 def _piece_by_piece(asked: _Asked) -> torch.Tensor:
     """One call of torch's attention a piece: on any device, in any precision.
 
@@ -196,7 +207,7 @@ def _piece_by_piece(asked: _Asked) -> torch.Tensor:
     bfloat16, and is hardly quicker through long ones.
     """
     dtype = asked.query.dtype
-    if asked.query.device.type != "cpu" or dtype == torch.float64:
+    if asked.query.device.type != "cpu" or dtype == torch.float64 or _as_on_a_gpu.get():
         return _each_piece(asked)
     in_float32 = asked._replace(query=asked.query.float(), key=asked.key.float(), value=asked.value.float())
     with torch.autocast("cpu", enabled=False):

@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel
 
-from ..packing.attention import PACKED_ATTENTION
+from ..packing.attention import PACKED_ATTENTION, as_on_a_gpu
 from ..packing.pieces import Pieces
 
 TRIED = 256  # tokens
@@ -65,6 +65,6 @@ def _counted(config: Any, dtype: torch.dtype) -> int:
         states = torch.empty(1, TRIED, config.hidden_size, dtype=dtype, requires_grad=True)
         positions = torch.arange(TRIED)[None]
         pieces = Pieces((TRIED,), (None,))
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), as_on_a_gpu():
             model(inputs_embeds=states, position_ids=positions, use_cache=False, pieces=pieces)
     return sum(nbytes for nbytes, _ in found.values())

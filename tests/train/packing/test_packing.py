@@ -12,6 +12,7 @@ from transformers import AutoProcessor
 
 from llavakit import LlavaCollator, LlavaSFTConfig, LlavaSFTTrainer, load_conversations
 from llavakit.train.batching import IGNORE_INDEX, Sample
+from llavakit.train.packing.attention import as_on_a_gpu, packed_attention
 from llavakit.train.packing.laying_out import order_of, packed_batch, shared_prefix
 from llavakit.train.packing.packs import PackedStream, Packs
 from llavakit.train.packing.pieces import Pieces
@@ -260,6 +261,25 @@ def test_the_model_is_given_back_as_it_was(tiny_llava: str, rows_file: Path, tmp
     first = trainer.evaluate(load_conversations(rows_file))["eval_loss"]
     padded = trainer_of(trainer.model, rows_file, tmp_path / "padded", padding_free=False)
     assert padded.evaluate(load_conversations(rows_file))["eval_loss"] == pytest.approx(first, abs=1e-5)
+
+
+# ---- precision ----
+
+
+def test_on_a_cpu_attention_is_computed_in_float32_also_under_autocast():
+    """There torch's kernel goes back through short sequences of bfloat16 many times as slowly."""
+    chance = torch.Generator().manual_seed(0)
+    states = [torch.randn(1, 4, 12, 8, generator=chance).bfloat16() for _ in range(3)]
+    pieces = Pieces((5, 7), (None, None))
+    exact = packed_attention(torch.nn.Identity(), *(each.float() for each in states), None, pieces=pieces)[0]
+    halves = packed_attention(torch.nn.Identity(), *states, None, pieces=pieces)[0]
+    assert torch.equal(halves, exact.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = packed_attention(torch.nn.Identity(), *(each.float() for each in states), None, pieces=pieces)[0]
+        with as_on_a_gpu():
+            own = packed_attention(torch.nn.Identity(), *states, None, pieces=pieces)[0]
+    assert torch.equal(mixed, exact)
+    assert not torch.equal(own, exact.bfloat16()) and torch.allclose(own.float(), exact, atol=3e-2)
 
 
 # ---- a stream ----
