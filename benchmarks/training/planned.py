@@ -7,7 +7,7 @@ from typing import Any
 
 from ..train.plan.flops import StepWork, best_flops, step_flops
 from ..train.plan.machines import Machine
-from ..train.plan.memory import memory_of, sizes_of
+from ..train.plan.memory import Load, memory_of, sizes_of
 from ..train.plan.seconds import StepTime, best_bandwidth, bytes_moved, host_layer_seconds, layers_called
 
 
@@ -27,7 +27,7 @@ def planned_peak(trainer: Any, stage: str, work: Sequence[StepWork]) -> float:
     config, sizes = trainer.model.config, sizes_of(trainer.model.config, stage)
     device = "cpu" if trainer.args.use_cpu else "cuda"
     found = [
-        memory_of(config, sizes, **_of_step(each, trainer.args.bf16), head_learns=stage != "align", device=device)
+        memory_of(config, sizes, _load(each, trainer.args.bf16), head_learns=stage != "align", device=device)
         for each in work
     ]
     # What torch says of a GPU is what it gave out itself, without the context
@@ -39,14 +39,14 @@ def step_time(trainer: Any, stage: str, work: Sequence[StepWork]) -> StepTime:
     config, sizes = trainer.model.config, sizes_of(trainer.model.config, stage)
     return StepTime(
         statistics.mean(step_flops(config, stage, each) for each in work),
-        statistics.mean(bytes_moved(config, sizes, **_of_step(each, trainer.args.bf16)) for each in work),
+        statistics.mean(bytes_moved(config, sizes, _load(each, trainer.args.bf16)) for each in work),
         layers_called(config),
         _picture_seconds(trainer) * statistics.mean(each.views for each in work),
     )
 
 
-def _of_step(work: StepWork, half: bool) -> dict[str, Any]:
-    return {"tokens": sum(work.lengths), "supervised": work.supervised, "views": work.views, "half": half}
+def _load(work: StepWork, half: bool) -> Load:
+    return Load(tokens=sum(work.lengths), supervised=work.supervised, views=work.views, half=half)
 
 
 def _picture_seconds(trainer: Any, tried: int = 8) -> float:

@@ -1,6 +1,5 @@
 """The quickstart's two stages by stock trl and by ours, step for step, and what the two models then answer."""
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, set_seed
 
-from ..checkpoints.building import build_llava
 from ..processing import template_text
 from ..quickstart.evaluate import accuracy, answers
 from ..quickstart.pipeline import FEATURES, Quickstart, quiet
 from ..quickstart.text import CHAT_TEMPLATE
-from ..quickstart.training import Stage, rows_of, stage_settings
+from ..quickstart.training import Stage, joined, rows_of, stage_settings
 from ..train import LlavaSFTConfig, LlavaSFTTrainer
 from .arms import NO_CHECKPOINTS, OURS, STOCK, stock_trainer, transformers_twin
 
@@ -42,8 +40,7 @@ def time_to_quality(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
         quickstart.prepare_beside()
         torch.set_num_threads(threads)
         (folder / FEATURES).mkdir()
-        stages = (quickstart.align_stage(), quickstart.instruct_stage())
-        exam = quickstart.exam()
+        stages, exam = quickstart.stages(), quickstart.exam()
         found: dict[str, Any] = {name: _train_and_ask(folder, name, stages, exam, seed) for name in (STOCK, OURS)}
     found["speedup"] = found[STOCK]["seconds"] / found[OURS]["seconds"]
     return found
@@ -51,13 +48,7 @@ def time_to_quality(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
 
 def _train_and_ask(folder: Path, name: str, stages: tuple[Stage, ...], exam: list[Any], seed: int) -> dict[str, Any]:
     set_seed(seed)
-    backbones = folder / "backbones"
-    model, processor = build_llava(
-        str(backbones / "vision"),
-        str(backbones / "language"),
-        chat_template=CHAT_TEMPLATE,
-        projector_type="mlp2x_gelu",  # the one that transformers' Llava has
-    )
+    model, processor = joined(folder, projector_type="mlp2x_gelu")  # the one that transformers' Llava has
     twin = transformers_twin(model, processor, template_text(CHAT_TEMPLATE)) if name == STOCK else None
     seconds, losses = 0.0, [float("nan")]
     for stage in stages:
@@ -80,6 +71,4 @@ def _train_and_ask(folder: Path, name: str, stages: tuple[Stage, ...], exam: lis
         "seconds": seconds,
         "accuracy": accuracy(exam, said),
         "last_loss": sum(losses[-10:]) / len(losses[-10:]),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
     }

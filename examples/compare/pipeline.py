@@ -12,7 +12,7 @@ from ..quickstart.evaluate import Item
 from ..quickstart.outcomes import claim, outcomes
 from ..quickstart.pipeline import Quickstart, quiet
 from ..quickstart.training import Run, Stage
-from ..quickstart.world import CELL_SIDE, Scene, draw_scene
+from ..quickstart.world import CELL_SIDE, Scene
 from ..rows.registry import look_up
 from .choices import BLIND, PARTS, Part
 from .exam import score_exam
@@ -126,4 +126,4 @@ class WideQuickstart(Quickstart):
         rng = random.Random(f"wide {self.seed}")
         scenes: list[Scene] = [widen(scene, rng) for scene in self.sample_scenes()]
         self.folder.mkdir(parents=True)
-        self.write_rows(scenes, self.save([draw_scene(scene) for scene in scenes], "train"))
+        self.write_rows(scenes, self.save(scenes, "train"))

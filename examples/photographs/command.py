@@ -81,10 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _photographs(args: argparse.Namespace) -> int:
     from .pipeline import run_photographs
 
-    recipe = Recipe()
     pooled_tokens = args.pooled_tokens
     if pooled_tokens is None and issubclass(CONNECTORS[args.projector_type], PatchwiseConnector):
-        pooled_tokens = recipe.pooled_tokens
+        pooled_tokens = Recipe().pooled_tokens
     recipe = Recipe(
         vision=args.vision,
         language=args.language,

@@ -10,9 +10,9 @@ from PIL import ImageOps
 
 from ..rows.images import open_image
 from .labelled import Photograph
+from .mirrored import QUALITY
 
 LEAST_SIDE = 0.65  # of a crop, as a share of the photograph's shorter side
-QUALITY = 95  # of the JPEG
 
 
 def write_crops(

@@ -28,6 +28,8 @@ from .report import write_report
 from .rows import QUESTION, alignment_rows, instruction_rows
 from .steps import Attempt, Steps
 
+LEFT_BY = {"align": "aligned", "align_vision": "seeing", "instruct": "model"}  # folder of each stage's checkpoint
+
 
 def run_photographs(
     folder: str | os.PathLike,
@@ -67,16 +69,16 @@ class _Run:
         self.steps = Steps(folder, settings)
         whole = folder / "pictures" if recipe.mirrored else photographs
         self.image_folders = {"align": whole, "align_vision": folder / "crops", "instruct": whole}
-        self.untrained, self.model = folder / "untrained", folder / "model"
+        self.untrained, self.model = folder / "untrained", folder / LEFT_BY["instruct"]
 
     def all_steps(self) -> dict[str, Any]:
         self.steps.run("rows", self.make_rows)
         self.steps.run("init", self.join_backbones)
         self.steps.run("inspect", self.inspect)
         self.steps.run("probe", self.fit_probe)
-        before, after = self.untrained, {"align": "aligned", "align_vision": "seeing", "instruct": self.model.name}
+        before = self.untrained
         for stage in self.stages():
-            output_dir = self.folder / after[stage]
+            output_dir = self.folder / LEFT_BY[stage]
             self.steps.run(stage, functools.partial(self.train, stage=stage, model=before, output_dir=output_dir))
             drop_checkpoints(output_dir)
             before = output_dir

@@ -8,12 +8,11 @@ import random
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
@@ -34,13 +33,13 @@ from .world import (
     Scene,
     draw_scene,
     held_out_pairs,
-    picture_paths,
     sample_scene,
-    save_pictures,
     save_scenes,
+    scene_paths,
 )
 
-TRAIN_PICTURES = "scenes/train"
+PICTURES = "scenes"
+TRAIN_PICTURES = f"{PICTURES}/train"
 MARK = "quickstart.json"  # says that a folder is a quickstart's own, to be replaced by the next
 
 
@@ -110,7 +109,7 @@ class Quickstart:
             self.prepare(side)
             exam = self.exam()
             asked = [*exam, self.to_describe(exam)]
-            align, instruct = self.align_stage(), self.instruct_stage()
+            align, instruct = self.stages()
             rivals = (
                 Run("skip_stage_1", (instruct,)),
                 Run("blind", (Stage("instruct", "blind.json", self.steps_blind),), blind=True),
@@ -140,11 +139,8 @@ class Quickstart:
         (self.folder / "results.json").write_text(json.dumps(results, indent=1))
         return results
 
-    def align_stage(self) -> Stage:
-        return Stage("align", "align.json", self.steps_align)
-
-    def instruct_stage(self) -> Stage:
-        return Stage("instruct", "instruct.json", self.steps_instruct)
+    def stages(self) -> tuple[Stage, Stage]:
+        return Stage("align", "align.json", self.steps_align), Stage("instruct", "instruct.json", self.steps_instruct)
 
     def side_process(self) -> SideProcess:
         """The other process, each with its half of the cores."""
@@ -163,7 +159,7 @@ class Quickstart:
             scenes = self.sample_scenes()
             saved = side.submit(save_scenes, scenes, self.folder, TRAIN_PICTURES)
             pictures = [draw_scene(scene) for scene in scenes]
-            self.write_rows(scenes, picture_paths(TRAIN_PICTURES, len(scenes)))
+            self.write_rows(scenes, scene_paths(TRAIN_PICTURES, len(scenes)))
             tokenizer, texts = self.write_texts(scenes)
             saved.result()
         backbones = self.folder / "backbones"
@@ -209,9 +205,9 @@ class Quickstart:
         tokenizer = train_tokenizer([message["content"] for talk in talks for message in talk])
         return tokenizer, [str(tokenizer.apply_chat_template(talk, tokenize=False)) for talk in talks]
 
-    def save(self, pictures: list[Image.Image], name: str) -> list[str]:
-        """Write pictures to files; returns their paths from the run's folder."""
-        return save_pictures(pictures, self.folder, f"scenes/{name}")
+    def save(self, scenes: Sequence[Scene], name: str) -> list[str]:
+        """Draw scenes to files; returns their paths from the run's folder."""
+        return save_scenes(scenes, self.folder, f"{PICTURES}/{name}")
 
     # ---- what was learnt ----
 
@@ -220,7 +216,7 @@ class Quickstart:
         shown = [place for kind in KINDS for place in range(len(exam)) if exam[place].question.kind == kind]
         shown = [place for start in range(6) for place in shown[start :: max(1, len(shown) // 4)][:4]]
         shown = list(dict.fromkeys(shown))
-        pictures = self.save([draw_scene(exam[place].scene) for place in shown], "held_out")
+        pictures = self.save([exam[place].scene for place in shown], "held_out")
         examples = [
             {
                 "image": picture,
@@ -241,7 +237,7 @@ class Quickstart:
         return Item(fullest.scene, SceneQuestion("detail", "detail", text, truth, ()), fullest.held_out_pair)
 
     def described(self, item: Item, said: str) -> dict[str, str]:
-        (picture,) = self.save([draw_scene(item.scene)], "described")
+        (picture,) = self.save([item.scene], "described")
         return {"image": picture, "model": said, "truth": item.question.answer}
 
     def settings(self) -> dict[str, str]:

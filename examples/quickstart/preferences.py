@@ -21,7 +21,7 @@ from ..rows.files import write_rows
 from ..rows.schema import make_row
 from .questions import KINDS, Examiner, with_article
 from .rows import Turn, detail_turn
-from .world import COLOURS, SHAPES, Scene, draw_scene, held_out_pairs, sample_scene, save_pictures
+from .world import COLOURS, SHAPES, Scene, held_out_pairs, sample_scene, save_scenes
 
 MOST_OF_A_PICTURE = 3  # things that are there and are asked about, and as many that are not (arXiv:2305.10355)
 
@@ -39,7 +39,7 @@ def write_scenes(output_dir: str | os.PathLike, seed: int = 0, scenes: int = 120
     held_out = held_out_pairs(seed)
     rng = random.Random(f"preferences {seed}")
     shown = [sample_scene(rng, held_out) for _ in range(scenes)]
-    pictures = save_pictures(list(map(draw_scene, shown)), folder, "pictures")
+    pictures = save_scenes(shown, folder, "pictures")
     contexts = [context_of(scene, picture) for scene, picture in zip(shown, pictures, strict=True)]
     write_rows(contexts, folder / "contexts.jsonl")
     write_rows(_rows(shown, contexts, rng), folder / "rows.jsonl")
@@ -50,7 +50,7 @@ def write_scenes(output_dir: str | os.PathLike, seed: int = 0, scenes: int = 120
     rng = random.Random(f"POPE {seed}")
     asked = [sample_scene(rng, held_out) for _ in range(exam_scenes)]
     (folder / "pope").mkdir(exist_ok=True)
-    pictures = save_pictures(list(map(draw_scene, asked)), folder, "exam")
+    pictures = save_scenes(asked, folder, "exam")
     _write_pope([context_of(*one) for one in zip(asked, pictures, strict=True)], folder / "pope", rng)
 
 

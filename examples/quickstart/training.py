@@ -93,13 +93,7 @@ def train_and_ask(folder: Path, run: Run, exam: Sequence[Item], seed: int, show_
         show_progress: Whether to draw progress bars.
     """
     set_seed(seed)
-    backbones = folder / "backbones"
-    model, processor = build_llava(
-        str(backbones / "vision"),
-        str(backbones / "language"),
-        chat_template=CHAT_TEMPLATE,
-        **run.model,
-    )
+    model, processor = joined(folder, **run.model)
     curves, seconds = {}, {}
     for stage in run.stages:
         trained = _train(folder, run.name, stage, model, processor, seed, show_progress)
@@ -118,6 +112,12 @@ def _count_picture(model: Any, processor: Any, picture: Image.Image) -> tuple[in
     [features] = model.get_image_features(**processor.process_images([picture]), return_dict=True).pooler_output
     counted = processor._get_num_multimodal_tokens(image_sizes=[(picture.height, picture.width)])
     return counted.num_image_tokens[0], len(features)
+
+
+def joined(folder: Path, **options: Any) -> tuple[Any, Any]:
+    """The backbones of a quickstart's folder as a LLaVA that was never trained, and its processor."""
+    vision, language = (str(folder / "backbones" / part) for part in ("vision", "language"))
+    return build_llava(vision, language, chat_template=CHAT_TEMPLATE, **options)
 
 
 def stage_settings(stage: Stage, output_dir: Path, seed: int) -> dict[str, Any]:

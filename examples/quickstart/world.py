@@ -146,23 +146,18 @@ def draw_scene(scene: Scene) -> Image.Image:
     return picture
 
 
-def save_pictures(pictures: Sequence[Image.Image], folder: Path, name: str) -> list[str]:
-    """Write pictures to a folder below another; returns their paths from that."""
+def save_scenes(scenes: Sequence[Scene], folder: Path, name: str) -> list[str]:
+    """Draw scenes and write them to a folder below another; returns their paths from that."""
     (folder / name).mkdir(parents=True, exist_ok=True)
-    paths = picture_paths(name, len(pictures))
-    for picture, path in zip(pictures, paths, strict=True):
-        picture.save(folder / path, compress_level=1)
+    paths = scene_paths(name, len(scenes))
+    for scene, path in zip(scenes, paths, strict=True):
+        draw_scene(scene).save(folder / path, compress_level=1)
     return paths
 
 
-def picture_paths(name: str, number: int) -> list[str]:
-    """Where `save_pictures` writes so many."""
+def scene_paths(name: str, number: int) -> list[str]:
+    """Where `save_scenes` writes so many."""
     return [f"{name}/{place:05}.png" for place in range(number)]
-
-
-def save_scenes(scenes: Sequence[Scene], folder: Path, name: str) -> list[str]:
-    """`save_pictures` of what `draw_scene` draws."""
-    return save_pictures([draw_scene(scene) for scene in scenes], folder, name)
 
 
 def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:

@@ -30,7 +30,7 @@ from llavakit.train.plan.command import machine_of
 from llavakit.train.plan.estimate import Rows, Settings, make_plan
 from llavakit.train.plan.flops import StepWork, step_flops
 from llavakit.train.plan.machines import Machine
-from llavakit.train.plan.memory import PROCESS, sizes_of
+from llavakit.train.plan.memory import PROCESS, Load, sizes_of
 from llavakit.train.plan.seconds import AROUND, StepTime, bytes_moved
 from llavakit.train.step.frozen_vision import heard_layers_alone
 from llavakit.train.step.training_forward import training_forward
@@ -143,7 +143,7 @@ def test_what_is_moved(config):
 
     def moved(stage: str = "instruct", **given: Any) -> float:
         step = {"tokens": 1000, "supervised": 100, "views": 4, "half": False}
-        return bytes_moved(config, sizes_of(config, stage), **{**step, **given})
+        return bytes_moved(config, sizes_of(config, stage), Load(**{**step, **given}))
 
     text, sizes = config.text_config, sizes_of(config, "instruct")
     learning = sizes_of(config, "instruct").learning - sizes_of(config, "align").learning

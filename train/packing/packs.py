@@ -12,7 +12,7 @@ from datasets import Dataset
 from ..batching import Sample, supervised_labels
 from ..samples import Samples
 from .laying_out import groups_of, shared_prefix
-from .planning import Unit, fill_of, plan_packs, split_units
+from .planning import Unit, fill_of, plan_packs, split_units, units_alone
 
 logger = logging.getLogger(__name__)
 
@@ -122,10 +122,7 @@ def packs_of(
     usable = samples.usable
     lengths = [samples.lengths[row] for row in usable]
     budget = budget or max(lengths)
-    if share_images:
-        units = units_of(samples, budget, image_token_id)
-    else:
-        units = [Unit((row,), length) for row, length in enumerate(lengths)]
+    units = units_of(samples, budget, image_token_id) if share_images else units_alone(lengths)
     packs = plan_packs(lengths, budget, units=units, seed=seed, names=[f"row {row}" for row in usable])
     taken = sum(unit.tokens for unit in units)
     saved = f"; shared pictures save {1 - taken / sum(lengths):.1%} of all tokens" if taken < sum(lengths) else ""

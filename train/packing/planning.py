@@ -49,7 +49,7 @@ def plan_packs(
         ValueError: A row, or a unit, is longer than the budget, naming the row and the remedy.
     """
     if units is None:
-        units = [Unit((row,), length) for row, length in enumerate(lengths)]
+        units = units_alone(lengths)
     for unit in units:
         if unit.tokens > budget:
             name = names[unit.rows[0]] if names is not None else f"row {unit.rows[0]}"
@@ -63,6 +63,11 @@ def plan_packs(
     for start in range(0, len(units), window):
         packs += _fill([units[index] for index in shuffled[start : start + window]], budget)
     return [packs[index] for index in order.permutation(len(packs))]
+
+
+def units_alone(lengths: Sequence[int]) -> list[Unit]:
+    """Each row a unit of its own."""
+    return [Unit((row,), length) for row, length in enumerate(lengths)]
 
 
 def _fill(units: Sequence[Unit], budget: int) -> list[list[int]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .flops import StepWork, step_flops, tower_flops
 from .machines import Machine
-from .memory import Memory, Sizes, memory_of, sizes_of
+from .memory import Load, Memory, Sizes, memory_of, sizes_of
 from .seconds import StepTime, bytes_moved, layers_called
 
 ROOM = 0.9  # of a device's memory: the rest is fragments, buffers of other libraries, and what nobody counted
@@ -133,30 +133,29 @@ def make_plan(config: Any, rows: Rows, machine: Machine, settings: Settings) -> 
 
 def _memory(config: Any, sizes: Sizes, rows: Rows, settings: Settings) -> Memory:
     head_learns = settings.lora_rank is None and settings.stage not in ("align", "align_vision")
-    return memory_of(config, sizes, **_of_step(rows, settings), head_learns=head_learns)
+    return memory_of(config, sizes, _load(rows, settings), head_learns=head_learns)
 
 
 def _step(config: Any, sizes: Sizes, rows: Rows, settings: Settings) -> StepTime:
     """With pictures that are prepared while others are trained on."""
     return StepTime(
         _flops(config, rows, settings),
-        bytes_moved(config, sizes, **_of_step(rows, settings)),
+        bytes_moved(config, sizes, _load(rows, settings)),
         layers_called(config, settings.checkpointing),
     )
 
 
-def _of_step(rows: Rows, settings: Settings) -> dict[str, Any]:
-    """What memory and traffic depend on."""
+def _load(rows: Rows, settings: Settings) -> Load:
     size = settings.batch_size
-    return {
-        "tokens": round(rows.mean * size),
-        "supervised": round(rows.supervised * size),
-        "views": round(rows.views * size),
-        "half": settings.half,
-        "checkpointing": settings.checkpointing,
-        "shards": settings.devices if settings.sharded else 1,
-        "frozen_half": settings.half and settings.lora_rank is not None,
-    }
+    return Load(
+        tokens=round(rows.mean * size),
+        supervised=round(rows.supervised * size),
+        views=round(rows.views * size),
+        half=settings.half,
+        checkpointing=settings.checkpointing,
+        shards=settings.devices if settings.sharded else 1,
+        frozen_half=settings.half and settings.lora_rank is not None,
+    )
 
 
 def _flops(config: Any, rows: Rows, settings: Settings) -> float:

@@ -88,51 +88,63 @@ def sizes_of(config: Any, stage: str, lora_rank: int | None = None) -> Sizes:
     return Sizes(vision, connector, language, sum(learns.values()))
 
 
-def memory_of(
-    config: Any,
-    sizes: Sizes,
-    *,
-    tokens: int,
-    supervised: int,
-    views: int,
-    half: bool,
-    checkpointing: bool = False,
-    shards: int = 1,
-    frozen_half: bool = False,
-    head_learns: bool = True,
-    device: str = "cuda",
-) -> Memory:
-    """Bytes on one device.
+@dataclass(frozen=True)
+class Load:
+    """What a step puts on one device.
 
     Args:
-        config: A `LlavaConfig`.
-        sizes: Its parameters.
-        tokens: Of a step on the device.
+        tokens: On the device.
         supervised: Of those, supervised.
         views: Of images.
         half: Whether steps are computed in bfloat16 (autocast, float32 weights).
         checkpointing: Whether activations are computed twice.
         shards: Devices that weights, gradients and optimizer are spread over (FSDP, ZeRO-3).
         frozen_half: Frozen weights are bfloat16.
+    """
+
+    tokens: int
+    supervised: int
+    views: int
+    half: bool
+    checkpointing: bool = False
+    shards: int = 1
+    frozen_half: bool = False
+
+    @property
+    def precision(self) -> tuple[torch.dtype, int]:
+        """What is computed in, and its bytes."""
+        return (torch.bfloat16, 2) if self.half else (torch.float32, 4)
+
+
+def patches_of_side(config: Any) -> int:
+    """Patches along a side of a view."""
+    vision = config.vision_config
+    return (config.view_size[0] if getattr(config, "view_size", None) else vision.image_size) // vision.patch_size
+
+
+def memory_of(config: Any, sizes: Sizes, load: Load, *, head_learns: bool = True, device: str = "cuda") -> Memory:
+    """Bytes on one device.
+
+    Args:
+        config: A `LlavaConfig`.
+        sizes: Its parameters.
+        load: Of a step.
         head_learns: Whether the head's weights get a gradient.
         device: A key of `PROCESS`.
     """
-    text, vision = config.text_config, config.vision_config
-    dtype = torch.bfloat16 if half else torch.float32
-    size = 2 if half else 4
+    text, (dtype, size) = config.text_config, load.precision
     learning_share = sizes.learning / (sizes.connector + sizes.language)
-    of_language = 2 if frozen_half and learning_share < 0.5 else 4
-    scores = min(SCORES_AT_ONCE, supervised * text.vocab_size)
+    of_language = 2 if load.frozen_half and learning_share < 0.5 else 4
+    scores = min(SCORES_AT_ONCE, load.supervised * text.vocab_size)
     head = 2 * 4 * scores + (4 * text.vocab_size * text.hidden_size if head_learns else 0)
-    patches = (config.view_size[0] if getattr(config, "view_size", None) else vision.image_size) // vision.patch_size
     return Memory(
         process=PROCESS[device],
-        vision=(2 if frozen_half else 4) * sizes.vision / shards,
-        connector=4 * sizes.connector / shards,
-        language=of_language * sizes.language / shards,
-        gradients=4 * sizes.learning / shards,
-        optimizer=8 * sizes.learning / shards,
-        activations=tokens * bytes_a_token(text, dtype, checkpointing=checkpointing),
+        vision=(2 if load.frozen_half else 4) * sizes.vision / load.shards,
+        connector=4 * sizes.connector / load.shards,
+        language=of_language * sizes.language / load.shards,
+        gradients=4 * sizes.learning / load.shards,
+        optimizer=8 * sizes.learning / load.shards,
+        activations=load.tokens * bytes_a_token(text, dtype, checkpointing=load.checkpointing),
         head=head,
-        encoding=HELD_BY_TOWER * views * patches**2 * vision.hidden_size * size,
+        encoding=HELD_BY_TOWER * load.views * patches_of_side(config) ** 2 * config.vision_config.hidden_size * size,
     )

@@ -12,7 +12,7 @@ from typing import Any
 from .activations import bytes_a_token
 from .flops import heard_layers
 from .machines import Machine
-from .memory import Sizes
+from .memory import Load, Sizes, patches_of_side
 
 # How often what is counted goes between memory and device.
 # Of each activation kept: written and read on the way forward; on the way back read, with a gradient read and one written
@@ -61,42 +61,26 @@ class StepTime:
 
     def utilization(self, machine: Machine, seconds: float) -> float:
         """The one constant, of a step that took so long; 1 where the host's part leaves less than the device takes at best."""
-        on_device, at_best = (
-            seconds if machine.host_runs_ahead else seconds - self.on_host(machine),
-            self.at_best(machine),
-        )
+        at_best = self.at_best(machine)
+        on_device = seconds if machine.host_runs_ahead else seconds - self.on_host(machine)
         return at_best / max(on_device, at_best)
 
 
-def bytes_moved(
-    config: Any,
-    sizes: Sizes,
-    *,
-    tokens: int,
-    supervised: int,
-    views: int,
-    half: bool,
-    checkpointing: bool = False,
-    shards: int = 1,
-    frozen_half: bool = False,
-) -> float:
+def bytes_moved(config: Any, sizes: Sizes, load: Load) -> float:
     """Bytes of a step between memory and device; products are counted by their operations alone, but for weights.
 
     Args:
-        config, sizes, tokens, supervised, views, half, checkpointing, shards, frozen_half: As for `memory_of`.
+        config, sizes, load: As for `memory_of`.
     """
-    import torch
-
-    text, vision = config.text_config, config.vision_config
-    dtype, size = (torch.bfloat16, 2) if half else (torch.float32, 4)
-    passes = OF_ACTIVATIONS + (AGAIN if checkpointing else 0)
+    text, vision, (dtype, size) = config.text_config, config.vision_config, load.precision
+    passes = OF_ACTIVATIONS + (AGAIN if load.checkpointing else 0)
     # Read forward and back; under autocast also made bfloat16, once
-    a_weight = 2 * size + (6 if half and not frozen_half else 0) + (size if checkpointing else 0)
-    patches = views * ((vision.image_size // vision.patch_size) ** 2 + 1)
+    a_weight = 2 * size + (6 if load.half and not load.frozen_half else 0) + (size if load.checkpointing else 0)
+    patches = load.views * (patches_of_side(config) ** 2 + 1)
     return (
-        passes * tokens * bytes_a_token(text, dtype)
-        + OF_SCORES * 4 * supervised * text.vocab_size
-        + OF_LEARNING * 4 * sizes.learning / shards
+        passes * load.tokens * bytes_a_token(text, dtype)
+        + OF_SCORES * 4 * load.supervised * text.vocab_size
+        + OF_LEARNING * 4 * sizes.learning / load.shards
         + a_weight * sizes.language
         + OF_TOWER * size * patches * vision.hidden_size * heard_layers(vision, config.vision_feature_layer)
     )

@@ -75,8 +75,9 @@ class _Scoring(torch.autograd.Function):
             is_top1[part] = score[:, 0] == 0
             exponentials = scores.exp()
             total = exponentials.sum(-1, keepdim=True)
-            log_probs[part] = (score - total.log())[:, 0]
-            entropy[part] = (total.log() - scores.mul_(exponentials).sum(-1, keepdim=True) / total)[:, 0]
+            log_total = total.log()
+            log_probs[part] = (score - log_total)[:, 0]
+            entropy[part] = (log_total - scores.mul_(exponentials).sum(-1, keepdim=True) / total)[:, 0]
             if gradients is not None:
                 gradients.add(part, exponentials.mul_(-1 / total), slopes, target)
             del scores, slopes, exponentials  # before those of the next part are made
