@@ -28,7 +28,7 @@ from llavakit.train.plan import MACHINES
 from llavakit.train.plan.activations import bytes_a_token
 from llavakit.train.plan.command import machine_of
 from llavakit.train.plan.estimate import Rows, Settings, make_plan
-from llavakit.train.plan.flops import StepWork, step_flops
+from llavakit.train.plan.flops import StepWork, heard_layers, step_flops, tower_flops
 from llavakit.train.plan.machines import Machine
 from llavakit.train.plan.memory import PROCESS, Load, sizes_of
 from llavakit.train.plan.seconds import AROUND, StepTime, bytes_moved
@@ -214,3 +214,10 @@ def test_a_machine_by_its_figures():
     for wrong in ("24:", "24:165:1008:2", "24:fast"):
         with pytest.raises(ValueError, match="such as 24:165:1008"):
             machine_of(wrong)
+
+
+def test_features_of_several_layers_take_as_much_as_those_of_the_last(config):
+    vision = config.vision_config
+    assert heard_layers(vision, [-2, -4]) == heard_layers(vision, -2) == vision.num_hidden_layers - 1
+    assert heard_layers(vision, [0, 1]) == 1
+    assert tower_flops(vision, [-4, -2]) == tower_flops(vision, -2) > tower_flops(vision, -3)

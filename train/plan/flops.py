@@ -51,7 +51,7 @@ def step_flops(config: Any, stage: str, work: StepWork) -> float:
     )
 
 
-def tower_flops(vision: Any, feature_layer: int) -> float:
+def tower_flops(vision: Any, feature_layer: int | list[int]) -> float:
     """Of a CLIP tower for one view, forward, up to the layer that features come from."""
     patches = (vision.image_size // vision.patch_size) ** 2
     layers = heard_layers(vision, feature_layer)
@@ -61,9 +61,10 @@ def tower_flops(vision: Any, feature_layer: int) -> float:
     return embedding + layers * layer
 
 
-def heard_layers(vision: Any, feature_layer: int) -> int:
-    """Layers of a tower up to the one that features come from."""
-    return vision.num_hidden_layers + 1 + feature_layer if feature_layer < 0 else feature_layer
+def heard_layers(vision: Any, feature_layer: int | list[int]) -> int:
+    """Layers of a tower up to the one that features come from; of several, the last."""
+    layers = [feature_layer] if isinstance(feature_layer, int) else feature_layer
+    return max(vision.num_hidden_layers + 1 + layer if layer < 0 else layer for layer in layers)
 
 
 def best_flops(device: str, bf16: bool, side: int = 2048) -> float:
