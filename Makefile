@@ -12,7 +12,7 @@ WORKERS := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make quickstart   train a small LLaVA from nothing and talk about what it sees (minutes, no GPU)"
-	@echo "make test         the tests, but for those that take minutes"
+	@echo "make test         the tests, but for those that take long"
 	@echo "make test-all     all tests"
 	@echo "make lint         ruff and mypy"
 	@echo "make ci           everything that continuous integration runs, in a fresh environment"

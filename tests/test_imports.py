@@ -85,6 +85,7 @@ def test_data_steps_are_all_tried_above() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [

@@ -58,7 +58,7 @@ class World:
 
     def __init__(self, folder: Path, seed: int, scale: float):
         self.folder, self.seed = folder, seed
-        self.quickstart = Quickstart(folder, seed, scale)
+        self.quickstart = Quickstart(folder, seed, scale, muon=False)
         self.ablations = ablations(self.quickstart.steps_align, self.quickstart.steps_instruct)
         self.exams: dict[str, list[Item]] = {}
 

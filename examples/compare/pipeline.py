@@ -78,7 +78,7 @@ class World:
 
     def __init__(self, folder: Path, seed: int, scale: float):
         self.folder, self.seed = folder, seed
-        self.quickstart = Quickstart(folder / "small", seed, scale, PATCH_SIDE)
+        self.quickstart = Quickstart(folder / "small", seed, scale, PATCH_SIDE, muon=False)
 
     def prepare(self) -> None:
         """Rows and backbones; anew where an earlier call was killed before they were done."""

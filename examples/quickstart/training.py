@@ -16,6 +16,7 @@ from ..checkpoints.building import build_llava, save_llava
 from ..rows.loading import load_conversations
 from ..train import LlavaSFTConfig, LlavaSFTTrainer
 from .evaluate import Item, answers
+from .muon import MuonWithAdamW
 from .text import CHAT_TEMPLATE
 from .world import draw_scene
 
@@ -29,13 +30,23 @@ LEARNING_RATES = {"align": 5e-3, "instruct": 1e-3}  # what each stage learns at,
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run: its file of rows in the quickstart's folder, its optimizer steps, and its learning rates."""
+    """One stage of a run.
+
+    Args:
+        stage: Its name.
+        rows: Its file of rows in the quickstart's folder.
+        steps: Optimizer steps.
+        learning_rate: In place of that of `LEARNING_RATES`.
+        connector_learning_rate: Of the connector, where it is another.
+        muon: Whether it learns by `MuonWithAdamW` in place of AdamW.
+    """
 
     stage: str
     rows: str
     steps: int
     learning_rate: float | None = None
     connector_learning_rate: float | None = None
+    muon: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,7 @@ def _train(
         train_dataset=rows_of(folder, stage),
         processing_class=processor,
         dataset_name=f"quickstart: {stage.rows}",
+        optimizer_cls_and_kwargs=_muon(model, args) if stage.muon else None,
     )
     # The default bar writes a line of figures at each log; the report has them as curves
     for printing in (ProgressCallback, PrinterCallback):
@@ -176,6 +188,12 @@ def _train(
     trainer.train()
     seconds = (time.perf_counter() - started) / stage.steps
     return [[log["step"], log["loss"]] for log in trainer.state.log_history if "loss" in log], seconds
+
+
+def _muon(model: Any, args: LlavaSFTConfig) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    embeddings = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    betas = (args.adam_beta1, args.adam_beta2)
+    return MuonWithAdamW, {"lr": args.learning_rate, "betas": betas, "embeddings": embeddings}
 
 
 def _figures(model: Any) -> dict[str, str]:

@@ -118,6 +118,7 @@ def byte_level(pre_tokenizer: dict[str, Any], ignore_merges: bool = False) -> Pr
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PRE_TOKENIZERS, "llama2", "llama2_legacy"])
 def test_llama_cpp_comes_to_the_ids_of_the_tokenizer(
     name: str, llava_checkpoint: Callable[..., Path], tmp_path: Path, request: pytest.FixtureRequest

@@ -126,6 +126,7 @@ def test_it_says_the_same_in_both_directions(name: str, llava_checkpoint: Callab
     check_both_directions(format, llava_checkpoint(**options), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["llama2", "llama2_legacy"])
 def test_the_llama_tokenizer_starts_texts_as_the_original_does(
     tokenizer: str, shared_data: Path, llava_checkpoint: Callable[..., Path], tmp_path: Path
@@ -213,6 +214,7 @@ def test_what_a_format_cannot_say_is_refused(
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".saving*"))
 
 
+@pytest.mark.slow
 def test_the_commands_prove_what_they_write(
     llava_checkpoint: Callable[..., Path],
     tmp_path: Path,

@@ -13,6 +13,8 @@ from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
+
 from llavakit.cli import main
 from llavakit.data_generation.prompts import TYPES
 from llavakit.data_generation.prompts.prompt import load_prompt
@@ -47,6 +49,7 @@ def answered_keys(folder: Path) -> set[str]:
     return {line["key"] for line in journal_lines(folder / "RUN") if line["status"] == "answered"}
 
 
+@pytest.mark.slow
 def test_faults_and_kills(tmp_path: Path) -> None:
     rows, draw = contexts(120), random.Random(0)
     write_rows(iter(rows), tmp_path / "contexts.jsonl")

@@ -82,6 +82,7 @@ def test_an_endpoint_that_takes_no_call_is_no_score(
         assert run_pope(server, pope_folder) == 0 and len(server.bodies) == 16, "all are asked, without a flag"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_no_score(pope_folder: Path, capsys: pytest.CaptureFixture) -> None:
     with ChatServer(lambda body: "Yes") as server:
         pass

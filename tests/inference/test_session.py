@@ -50,6 +50,7 @@ def random_talk(seed: int, with_template: Any, photos: list[str], some_words: An
     return answers
 
 
+@pytest.mark.slow
 def test_two_hundred_random_talks_equal_recomputation(with_template, photos, some_words, recomputed):
     answers = sum(random_talk(seed, with_template, photos, some_words, recomputed) for seed in range(200))
     assert answers > 300

@@ -224,6 +224,7 @@ def test_a_batch_of_mixed_sizes_answers_as_its_samples_alone(ours, processor, op
     assert torch.equal(together, torch.cat(alone))
 
 
+@pytest.mark.slow
 def test_a_static_cache_and_compilation_answer_alike(ours, processor):
     batch = encode(processor, messages(picture(90, 40)))
     settings = {"max_new_tokens": 6, "do_sample": False}

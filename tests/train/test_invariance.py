@@ -79,6 +79,7 @@ def assert_same(model: str, one: Trajectory, other: Trajectory, bits: bool) -> N
         torch.testing.assert_close(other_weights[name], tensor, rtol=0, atol=0 if bits else TOLERANCE, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["align", "instruct"])
 def test_one_trajectory(wide_llava: str, rows_file: Path, tmp_path: Path, stage: str) -> None:
     expected = train(wide_llava, rows_file, tmp_path / "expected", stage)

@@ -30,6 +30,7 @@ def assert_no_warning(said: str) -> None:
         assert not lines, lines
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_first_day_warn_of_nothing(
     tiny_llava: str, rows_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

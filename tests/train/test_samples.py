@@ -215,6 +215,7 @@ def test_rows_with_the_bytes_of_their_pictures(processor, rows_file: Path):
     assert all(torch.equal(batch[name], tensor) for name, tensor in direct.items())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(warm_python: WarmPython, tiny_llava: str, tmp_path: Path):
     code = (
         "import resource, sys; sys.path.insert(0, sys.argv[1]); from counting import main; import datasets\n"
