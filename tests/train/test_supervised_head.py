@@ -8,7 +8,8 @@ from llavakit.train.step import supervised_head
 from llavakit.train.step.supervised_head import score_tokens
 
 TOKENS, WIDTH, WORDS = 37, 16, 101
-PARTS = {"at once": 2**24, "in parts": 5 * WORDS, "one by one": 1}
+# How many scores are made at once, and how many of them are gone over together
+PARTS = {"at once": (2**24, 2**18), "in parts": (5 * WORDS, 2 * WORDS), "one by one": (1, 1)}
 
 
 def _material(bias: bool, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
@@ -26,12 +27,13 @@ def _scores(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
-@pytest.mark.parametrize("at_once", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize("softcap", [None, 3.0], ids=["", "softcap"])
 @pytest.mark.parametrize("alike", [True, False], ids=["alike", "by themselves"])
-def test_scores_and_gradients(monkeypatch, at_once, bias, softcap, alike):
-    monkeypatch.setattr(supervised_head, "SCORES_AT_ONCE", at_once)
+def test_scores_and_gradients(monkeypatch, parts, bias, softcap, alike):
+    for name, number in zip(("SCORES_AT_ONCE", "SCORES_IN_CACHE"), parts, strict=True):
+        monkeypatch.setattr(supervised_head, name, number)
     hidden, weight, own, targets = _material(bias)
     learning = [each for each in (hidden, weight, own) if each is not None]
     weighs = torch.full((TOKENS,), 0.7) if alike else torch.linspace(0.1, 2, TOKENS)

@@ -136,7 +136,8 @@ def memory_of(config: Any, sizes: Sizes, load: Load, *, head_learns: bool = True
     learning_share = sizes.learning / (sizes.connector + sizes.language)
     of_language = 2 if load.frozen_half and learning_share < 0.5 else 4
     scores = min(SCORES_AT_ONCE, load.supervised * text.vocab_size)
-    head = 2 * 4 * scores + (4 * text.vocab_size * text.hidden_size if head_learns else 0)
+    copies = 1 if device == "cpu" else 2  # a CPU writes their exponentials over them, a cacheful at a time
+    head = copies * 4 * scores + (4 * text.vocab_size * text.hidden_size if head_learns else 0)
     return Memory(
         process=PROCESS[device],
         vision=(2 if load.frozen_half else 4) * sizes.vision / load.shards,

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import linear
 
 SCORES_AT_ONCE = 2**24  # 64 MB in float32
+SCORES_IN_CACHE = 2**18  # 1 MB: a CPU goes over its scores several times, and has them at hand each time but the first
 
 
 class TokenScores(NamedTuple):
@@ -48,6 +49,13 @@ def score_tokens(
     return TokenScores(*_Scoring.apply(hidden, weight, bias, targets, softcap, alike, torch.is_grad_enabled()))
 
 
+def rows_at_once(scores: torch.Tensor) -> list[slice]:
+    """Which rows of `(K, V)` scores are gone over together: on a CPU as many as its cache keeps, elsewhere all."""
+    number = len(scores)
+    step = max(1, SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else max(1, number)
+    return [slice(start, min(start + step, number)) for start in range(0, number, step)]
+
+
 class _Scoring(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -70,17 +78,21 @@ class _Scoring(torch.autograd.Function):
         for part in head.parts(len(targets)):
             scores, slopes = head.scores(hidden[part])
             target = targets[part, None]
-            scores -= scores.amax(-1, keepdim=True)
-            score = scores.gather(1, target)
-            is_top1[part] = score[:, 0] == 0
-            exponentials = scores.exp()
-            total = exponentials.sum(-1, keepdim=True)
-            log_total = total.log()
-            log_probs[part] = (score - log_total)[:, 0]
-            entropy[part] = (log_total - scores.mul_(exponentials).sum(-1, keepdim=True) / total)[:, 0]
+            for rows in rows_at_once(scores):
+                own, said = scores[rows], slice(part.start + rows.start, part.start + rows.stop)
+                own -= own.amax(-1, keepdim=True)
+                score = own.gather(1, target[rows])
+                is_top1[said] = score[:, 0] == 0
+                exponentials = own.exp()
+                total = exponentials.sum(-1, keepdim=True)
+                log_total = total.log()
+                log_probs[said] = (score - log_total)[:, 0]
+                entropy[said] = (log_total - own.mul_(exponentials).sum(-1, keepdim=True) / total)[:, 0]
+                if gradients is not None:
+                    torch.mul(exponentials, -1 / total, out=own)
             if gradients is not None:
-                gradients.add(part, exponentials.mul_(-1 / total), slopes, target)
-            del scores, slopes, exponentials  # before those of the next part are made
+                gradients.add(part, scores, slopes, target)
+            del scores, slopes, own, exponentials  # before those of the next part are made
         ctx.gradients, ctx.alike = gradients, alike
         if gradients is None and learns and any(needs):
             ctx.head, ctx.needs = head, needs
