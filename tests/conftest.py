@@ -1,5 +1,6 @@
 """What every test shares: no network, no trace outside temporary folders, and the data beside the repository."""
 
+import gc
 import json
 import os
 import re
@@ -46,6 +47,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first: where several processes share the tests, none is left with a long one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Whoever collects garbage, as each training does at its start, need not look through all that was imported.
+
+    It is a quarter of the time of tests that train.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

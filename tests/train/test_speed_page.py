@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llavakit.bench import material
 from llavakit.bench.presets import PRESETS, Preset
 from llavakit.cli import main
 
@@ -49,6 +50,7 @@ def test_the_bench(
     vision = {**SMALL, "image_size": 28, "patch_size": 14}
     text = {**SMALL, "vocab_size": 2000, "max_position_embeddings": 2048}
     monkeypatch.setitem(PRESETS, "tiny-cpu", Preset(vision, text, {"align": 4, "instruct": 2}))
+    monkeypatch.setattr(material, "NUM_ROWS", 48)
     monkeypatch.chdir(tmp_path)
     assert run("bench", "--steps", "2") == 0
     found = json.loads((tmp_path / "bench.json").read_text())
