@@ -1,5 +1,6 @@
 """What a plan reckons, against what is counted and measured."""
 
+import copy
 import json
 import math
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoProcessor, CLIPVisionConfig, LlamaConfig
+from transformers import AutoConfig, AutoProcessor, CLIPVisionConfig, Dinov2Config, LlamaConfig
 
 from llavakit import LlavaCollator, LlavaConfig, load_conversations
 from llavakit.bench import material
@@ -222,4 +223,17 @@ def test_features_of_several_layers_take_as_much_as_those_of_the_last(config):
     vision = config.vision_config
     assert heard_layers(vision, [-2, -4]) == heard_layers(vision, -2) == vision.num_hidden_layers - 1
     assert heard_layers(vision, [0, 1]) == 1
-    assert tower_flops(vision, [-4, -2]) == tower_flops(vision, -2) > tower_flops(vision, -3)
+    config, flops = copy.deepcopy(config), {}
+    for layers in (-2, -3, [-4, -2]):
+        config.vision_feature_layer = layers
+        flops[str(layers)] = tower_flops(config)
+    assert flops["[-4, -2]"] == flops["-2"] > flops["-3"]
+
+
+def test_a_tower_that_interpolates_its_positions_is_counted_as_it_sees():
+    """DINOv2: made for 518 pixels, shown 224; its inner layer is given as a ratio."""
+    sizes = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14}
+    tower = Dinov2Config(**sizes, image_size=518, mlp_ratio=4)
+    llava = LlavaConfig(vision_config=tower, text_config=LlamaConfig(), view_size=(224, 224))
+    clip = CLIPVisionConfig(**sizes, image_size=224, intermediate_size=4 * 384)
+    assert tower_flops(llava) == tower_flops(LlavaConfig(vision_config=clip, text_config=LlamaConfig()))

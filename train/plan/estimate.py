@@ -170,7 +170,7 @@ def _flops(config: Any, rows: Rows, settings: Settings) -> float:
 
 def _forward(config: Any, work: StepWork) -> float:
     """Operations of one pass forward through the language model: half of what stage 1 takes, all but the tower's."""
-    encoding = work.views * tower_flops(config.vision_config, config.vision_feature_layer)
+    encoding = work.views * tower_flops(config)
     return (step_flops(config, "align", work) - encoding) / 2
 
 
@@ -178,7 +178,7 @@ def _measures(
     config: Any, sizes: Sizes, rows: Rows, settings: Settings, memory: Memory, flops: float
 ) -> dict[str, str]:
     work = rows.work(settings.batch_size)
-    encoding = work.views * tower_flops(config.vision_config, config.vision_feature_layer) / flops
+    encoding = work.views * tower_flops(config) / flops
     padding = rows.padding(settings.batch_size)
     checkpointed = _memory(config, sizes, rows, replace(settings, checkpointing=True))
     kept = memory.activations - checkpointed.activations

@@ -46,19 +46,25 @@ def step_flops(config: Any, stage: str, work: StepWork) -> float:
     connector = 2 * image_tokens * (vision.hidden_size * text.hidden_size + text.hidden_size**2)
     learns = stage != "align"
     language = by_weights * (3 if learns else 2) + between_tokens * 3 + head * (3 if learns else 2)
-    return (
-        language + connector * (3 if learns else 2.5) + work.views * tower_flops(vision, config.vision_feature_layer)
-    )
+    return language + connector * (3 if learns else 2.5) + work.views * tower_flops(config)
 
 
-def tower_flops(vision: Any, feature_layer: int | list[int]) -> float:
-    """Of a CLIP tower for one view, forward, up to the layer that features come from."""
-    patches = (vision.image_size // vision.patch_size) ** 2
-    layers = heard_layers(vision, feature_layer)
+def tower_flops(config: Any) -> float:
+    """Of a tower of transformer layers (CLIP, DINOv2) for one view, forward, up to the layer that features come from."""
+    vision, patches = config.vision_config, patches_of_side(config) ** 2
+    layers = heard_layers(vision, config.vision_feature_layer)
+    # DINOv2 says how many times as wide as the rest its inner layer is
+    inner = getattr(vision, "intermediate_size", None) or getattr(vision, "mlp_ratio", 4) * vision.hidden_size
     embedding = 2 * patches * 3 * vision.patch_size**2 * vision.hidden_size
-    matrices = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
+    matrices = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * inner
     layer = 2 * (patches + 1) * matrices + 4 * (patches + 1) ** 2 * vision.hidden_size
     return embedding + layers * layer
+
+
+def patches_of_side(config: Any) -> int:
+    """Patches along a side of a view."""
+    vision = config.vision_config
+    return (config.view_size[0] if getattr(config, "view_size", None) else vision.image_size) // vision.patch_size
 
 
 def heard_layers(vision: Any, feature_layer: int | list[int]) -> int:

@@ -7,6 +7,7 @@ import torch
 
 from ..step.supervised_head import SCORES_AT_ONCE
 from .activations import bytes_a_token
+from .flops import patches_of_side
 
 # Of the vision tower, while it runs without gradient: what a layer holds at once, in widths of a patch
 HELD_BY_TOWER = 8
@@ -114,12 +115,6 @@ class Load:
     def precision(self) -> tuple[torch.dtype, int]:
         """What is computed in, and its bytes."""
         return (torch.bfloat16, 2) if self.half else (torch.float32, 4)
-
-
-def patches_of_side(config: Any) -> int:
-    """Patches along a side of a view."""
-    vision = config.vision_config
-    return (config.view_size[0] if getattr(config, "view_size", None) else vision.image_size) // vision.patch_size
 
 
 def memory_of(config: Any, sizes: Sizes, load: Load, *, head_learns: bool = True, device: str = "cuda") -> Memory:

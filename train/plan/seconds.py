@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .activations import bytes_a_token
-from .flops import heard_layers
+from .flops import heard_layers, patches_of_side
 from .machines import Machine
-from .memory import Load, Sizes, patches_of_side
+from .memory import Load, Sizes
 
 # How often what is counted goes between memory and device.
 # Of each activation kept: written and read on the way forward; on the way back read, with a gradient read and one written
