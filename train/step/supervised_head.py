@@ -49,10 +49,9 @@ def score_tokens(
     return TokenScores(*_Scoring.apply(hidden, weight, bias, targets, softcap, alike, torch.is_grad_enabled()))
 
 
-def rows_at_once(scores: torch.Tensor) -> list[slice]:
-    """Which rows of `(K, V)` scores are gone over together: on a CPU as many as its cache keeps, elsewhere all."""
-    number = len(scores)
-    step = max(1, SCORES_IN_CACHE // scores.shape[1]) if scores.device.type == "cpu" else max(1, number)
+def _rows_at_once(number: int, words: int, scores: int) -> list[slice]:
+    """So many rows by turns, of at most so many scores together."""
+    step = max(1, scores // words)
     return [slice(start, min(start + step, number)) for start in range(0, number, step)]
 
 
@@ -75,10 +74,11 @@ class _Scoring(torch.autograd.Function):
         gradients = _Gradients(head, hidden, needs) if learns and alike and any(needs) else None
         log_probs = hidden.new_empty(len(targets), dtype=torch.float32)
         entropy, is_top1 = torch.empty_like(log_probs), torch.empty_like(log_probs, dtype=torch.bool)
+        cached = SCORES_IN_CACHE if device == "cpu" else SCORES_AT_ONCE
         for part in head.parts(len(targets)):
             scores, slopes = head.scores(hidden[part])
             target = targets[part, None]
-            for rows in rows_at_once(scores):
+            for rows in _rows_at_once(*scores.shape, cached):
                 own, said = scores[rows], slice(part.start + rows.start, part.start + rows.stop)
                 own -= own.amax(-1, keepdim=True)
                 score = own.gather(1, target[rows])
@@ -131,8 +131,7 @@ class _Head:
         self.softcap, self.dtype = softcap, dtype
 
     def parts(self, number: int) -> list[slice]:
-        step = max(1, SCORES_AT_ONCE // len(self.weight))
-        return [slice(start, min(start + step, number)) for start in range(0, number, step)]
+        return _rows_at_once(number, len(self.weight), SCORES_AT_ONCE)
 
     def scores(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scores in float32, and their derivative by what the weights give, where that is not 1."""
