@@ -78,7 +78,7 @@ class _Scoring(torch.autograd.Function):
         for part in head.parts(len(targets)):
             scores, slopes = head.scores(hidden[part])
             target = targets[part, None]
-            for rows in _rows_at_once(*scores.shape, cached):
+            for rows in _rows_at_once(len(scores), scores.shape[1], cached):
                 own, said = scores[rows], slice(part.start + rows.start, part.start + rows.stop)
                 own -= own.amax(-1, keepdim=True)
                 score = own.gather(1, target[rows])
