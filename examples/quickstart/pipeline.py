@@ -163,7 +163,6 @@ class Quickstart:
             pictures = [draw_scene(scene) for scene in scenes]
             self.write_rows(scenes, scene_paths(TRAIN_PICTURES, len(scenes)))
             tokenizer, texts = self.write_texts(scenes)
-            saved.result()
         backbones = self.folder / "backbones"
         with self.phase("backbones"):
             llama = side.submit(
@@ -179,6 +178,7 @@ class Quickstart:
                 self.seed,
                 self.patch_side,
             )
+            saved.result()
             self.curves |= {"CLIP": _thinned(clip), "Llama": _thinned(llama.result())}
 
     def sample_scenes(self) -> list[Scene]:

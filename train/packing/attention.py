@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from .pieces import Pieces
+from .shared_attention import can_merge, merged_attention
 
 PACKED_ATTENTION = "llavakit_packed"
 # What some models add to attention, which the kernels here do not know
@@ -211,7 +212,15 @@ def _piece_by_piece(asked: _Asked) -> torch.Tensor:
         return _each_piece(asked)
     in_float32 = asked._replace(query=asked.query.float(), key=asked.key.float(), value=asked.value.float())
     with torch.autocast("cpu", enabled=False):
-        return _each_piece(in_float32).to(dtype)
+        return _in_float32(in_float32).to(dtype)
+
+
+def _in_float32(asked: _Asked) -> torch.Tensor:
+    query, key, value, pieces, dropout, scaling, window = asked
+    if not can_merge(query, value, pieces, window, dropout):
+        return _each_piece(asked)
+    groups = query.shape[1] // key.shape[1]
+    return merged_attention(query, repeat_kv(key, groups), repeat_kv(value, groups), pieces, scaling)
 
 
 def _each_piece(asked: _Asked) -> torch.Tensor:

@@ -76,6 +76,38 @@ class Pieces:
         prefix = self.prefixes[piece]
         return 0 if prefix is None else self.lengths[prefix]
 
+    @property
+    def shares(self) -> bool:
+        """Whether a piece goes on from another."""
+        return any(prefix is not None for prefix in self.prefixes)
+
+    def products(self) -> tuple[list[slice], list[tuple[slice, slice]]]:
+        """Of which tokens queries meet which keys, each pair once.
+
+        Returns:
+            Texts, in which each token sees those up to itself: a piece, or a prefix and the row that lies next to it. All
+            tokens are in one of them. And for what else goes on from a prefix, its tokens and those of the prefix, all of
+            which each sees; rows that lie side by side are taken together.
+        """
+        if "products" not in self._made:
+            texts: list[slice] = []
+            onward: list[tuple[slice, slice]] = []
+            starts = self.starts
+            for piece, (start, length, prefix) in enumerate(zip(starts, self.lengths, self.prefixes, strict=True)):
+                own = slice(start, start + length)
+                if prefix is not None and prefix == piece - 1:
+                    texts[-1] = slice(texts[-1].start, own.stop)
+                    continue
+                texts.append(own)
+                if prefix is None:
+                    continue
+                seen = slice(starts[prefix], starts[prefix] + self.lengths[prefix])
+                if onward and onward[-1] == (slice(onward[-1][0].start, start), seen):
+                    own = slice(onward.pop()[0].start, own.stop)
+                onward.append((own, seen))
+            self._made["products"] = texts, onward
+        return self._made["products"]
+
     def position_ids(self) -> torch.Tensor:
         """Shape (T,): positions as if each row stood alone."""
         ranges = (
@@ -160,9 +192,8 @@ class Pieces:
                 if prefix is not None:
                     places.append(torch.arange(starts[prefix], starts[prefix] + self.lengths[prefix]))
                 places.append(torch.arange(start, start + length))
-            shares = any(prefix is not None for prefix in self.prefixes)
             self._made[device] = {
-                "key_places": torch.cat(places).to(device) if shares else None,
+                "key_places": torch.cat(places).to(device) if self.shares else None,
                 "cu_seq_q": _bounds(self.lengths, device),
                 "cu_seq_k": _bounds(of_keys, device),
                 "max_q": max(self.lengths),
