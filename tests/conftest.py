@@ -44,9 +44,15 @@ if threading.current_thread() is threading.main_thread():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: where several processes share the tests, none is left with a long one at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files with the longest tests come first, by the `minutes` of their mark, then others with slow ones.
+
+    Where several processes share the tests, none is left with a long one at the end.
+    """
+    minutes: dict[Path, float] = {}
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            minutes[item.path] = max(mark.kwargs.get("minutes", 0), minutes.get(item.path, 0))
+    items.sort(key=lambda item: -minutes.get(item.path, -1))
 
 
 def pytest_collection_finish() -> None:

@@ -112,6 +112,7 @@ def test_auto_classes_know_the_model_whatever_is_imported_first(first: str, run_
     run_above(f"{first}\nfrom transformers import AutoConfig\nAutoConfig.for_model('llavakit')\n{KNOWN}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["from llavakit import LlavaSFTConfig", "import llavakit, trl; trl.SFTTrainer"])
 def test_no_class_of_transformers_is_made_twice(first: str, run_above: Callable[[str], None]) -> None:
     """A module whose import begins, is loaded on the way by what registers, and is then loaded again."""
@@ -119,6 +120,7 @@ def test_no_class_of_transformers_is_made_twice(first: str, run_above: Callable[
     run_above(f"{first}\n{asked}\nassert issubclass(PreTrainedTokenizerFast, PreTrainedTokenizerBase)")
 
 
+@pytest.mark.slow
 def test_former_module_names_still_import(run_above: Callable[[str], None]) -> None:
     pairs = ", ".join(f"({former!r}, {now!r})" for former, now in RENAMED.items())
     run_above(

@@ -142,6 +142,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, package_folders: dict[str, P
     return zipfile.ZipFile(next((source / "dist").glob("*.whl")))
 
 
+@pytest.mark.slow
 def test_wheel_holds_every_file(wheel: zipfile.ZipFile, package_folders: dict[str, Path]) -> None:
     expected = {
         f"{package.replace('.', '/')}/{file.relative_to(folder).as_posix()}"
@@ -272,6 +273,7 @@ def test_files_are_short(package_folders: dict[str, Path]) -> None:
         assert lines <= MOST_LINES_OF_A_FILE, f"{file.relative_to(ROOT)} has {lines} lines: one concept a file"
 
 
+@pytest.mark.slow
 def test_functions_are_short(package_folders: dict[str, Path]) -> None:
     for _, file in modules(package_folders):
         for node in ast.walk(ast.parse(file.read_text())):

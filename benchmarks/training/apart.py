@@ -4,13 +4,14 @@ python -m llavakit.bench.apart FOLDER PRESET STAGE ARM STEPS
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from .allocator import unsettled
 
 
 def run_apart(
@@ -34,7 +35,7 @@ def run_apart(
         RuntimeError: It failed, with what it said.
     """
     command = [sys.executable, "-m", "llavakit.bench.apart", str(folder), preset, stage, arm, str(steps)]
-    environment = {**os.environ, **({} if cache is None else {"HF_DATASETS_CACHE": cache})}
+    environment = {**unsettled(), **({} if cache is None else {"HF_DATASETS_CACHE": cache})}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"{arm} failed: {done.stderr[-2000:]}")

@@ -1,6 +1,5 @@
 """One preset, both stages: `run_bench`."""
 
-import ctypes
 import datetime
 import importlib.metadata
 import logging
@@ -57,7 +56,6 @@ def run_bench(
     """
     if missing := {STOCK, OURS} - set(arms):
         raise ValueError(f"--arms lacks {min(missing)!r}, which the others are compared with.")
-    settle_allocator()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(folder or temporary)
         work.mkdir(parents=True, exist_ok=True)
@@ -98,20 +96,6 @@ def about_here(preset: str, machine: Machine) -> dict[str, Any]:
         "bytes_per_second": machine.bandwidth * 1e9,
         "host_layer_seconds": machine.layer_seconds,
     }
-
-
-def settle_allocator() -> None:
-    """Keep freed memory within the process, for all arms alike: asking the system for it anew slows large batches most.
-
-    Trainers run in threads, and a thread's own arena would take all above 32 MB from the system each time: stock's scores of
-    all positions took half as long again.
-    """
-    with_glibc = platform.libc_ver()[0] == "glibc"
-    if with_glibc:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-8, 1)  # M_ARENA_MAX
 
 
 def _stage(

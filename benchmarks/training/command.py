@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from .allocator import start_settled
 from .arms import ARMS, OURS, STOCK
 from .presets import PRESETS
 
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
+    start_settled("bench")
     import torch
 
     from ..rows.files import write_object

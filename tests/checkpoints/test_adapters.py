@@ -206,6 +206,7 @@ def test_chat_and_inspect_take_it(adapter: Path, photograph: Path, tmp_path: Pat
     assert main(["inspect", str(tmp_path / "rows.json"), "--model", str(adapter)]) == 0
 
 
+@pytest.mark.slow
 def test_strangers_load_it_by_peft(adapter: Path, photograph: Path, tmp_path: Path, warm_python: WarmPython):
     """By the code of its card, in a process in which llavakit cannot be imported."""
     config = json.loads((adapter / "adapter_config.json").read_text())

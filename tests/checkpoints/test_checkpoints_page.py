@@ -32,6 +32,7 @@ def test_all_commands_parse(page: str) -> None:
         parser_of(verb).parse_args(arguments.split())
 
 
+@pytest.mark.slow
 def test_the_two_commands_on_top_run(
     page: str,
     llava_checkpoint: Callable[..., Path],

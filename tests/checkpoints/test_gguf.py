@@ -21,7 +21,7 @@ from llavakit.checkpoints.proof.proving import Mismatch
 from llavakit.checkpoints.proof.served import Served, prove_served
 from llavakit.cli import main
 
-pytestmark = pytest.mark.usefixtures("forked_processes")  # those of proofs
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_processes")]  # those of proofs
 
 MLP = {"projector_type": "mlp2x_gelu", "image_aspect_ratio": "pad"}
 SIGLIP = {"encoder": "SigLIP", "image_aspect_ratio": "squeeze"}
@@ -118,7 +118,6 @@ def byte_level(pre_tokenizer: dict[str, Any], ignore_merges: bool = False) -> Pr
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PRE_TOKENIZERS, "llama2", "llama2_legacy"])
 def test_llama_cpp_comes_to_the_ids_of_the_tokenizer(
     name: str, llava_checkpoint: Callable[..., Path], tmp_path: Path, request: pytest.FixtureRequest

@@ -120,6 +120,7 @@ def check_both_directions(format: str, ours: Path, tmp_path: Path) -> None:
     assert len({answer["answer"] for answer in answers}) > 1, "whatever is shown, the answer is the same"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITTEN)
 def test_it_says_the_same_in_both_directions(name: str, llava_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     format, options = WRITTEN[name]
@@ -152,6 +153,7 @@ def test_a_checkpoint_of_theirs_is_read(llava_checkpoint: Callable[..., Path], t
     assert_same_bits(compared(theirs, read("llava", theirs, tmp_path / "ours"), tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "change"),
     [
@@ -237,6 +239,7 @@ def test_the_commands_prove_what_they_write(
     assert "there is something already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_import_ends_its_answers_where_the_source_does(
     llava_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def train(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["adapter", "whole"])
 def test_an_adapter_and_a_whole_model_are_not_mixed(
     train: Callable[..., torch.Tensor], tmp_path: Path, first: str

@@ -172,6 +172,7 @@ def test_what_is_written_has_the_original_names_and_fields(
     assert READERS["original"].recognises(said) and not READERS["llava"].recognises(said)
 
 
+@pytest.mark.slow
 def test_what_was_imported_is_exported_again(llava_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     """Of the original, whose encoder is known by the name in its config, and of a class that holds its encoder."""
     checkpoint = llava_checkpoint(**VARIANTS["1.5"])

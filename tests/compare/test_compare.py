@@ -92,7 +92,7 @@ def test_report_says_what_was_found(items: list[Item], tmp_path: Path) -> None:
     assert "<svg" in page and "&lt;few&gt; steps" in page and "<few>" not in page
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_a_killed_call_is_gone_on_with(warm_python: WarmPython, tmp_path: Path) -> None:
     """Killed once while it prepares and once between runs; what was finished is not run again. Every choice can learn."""
     folder = tmp_path / "compare"

@@ -141,6 +141,7 @@ def spacy_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_spacy_finds_noun_phrases(spacy_pipeline: Path, num_processes: int):
     extract = phrase_extractor("spacy", str(spacy_pipeline), num_processes)
@@ -170,6 +171,7 @@ def test_what_is_missing_for_spacy_is_named(tmp_path: Path, monkeypatch: pytest.
 CAPTIONS = [f"a dog and a toy{number % 40}" for number in range(400)] + ["a green zebra"] * 2 + ["it is there"]
 
 
+@pytest.mark.slow
 def test_a_file_is_balanced(tmp_path: Path, capsys: pytest.CaptureFixture):
     pytest.importorskip("matplotlib")
     file, output = write_captions(tmp_path / "captions.jsonl", CAPTIONS), tmp_path / "kept.jsonl"
@@ -239,6 +241,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory as Linux tells it")
 def test_memory_holds_no_text(tmp_path: Path):
     """160,000 different phrases of 200 characters: memory holds numbers, and the phrases' text stays on disk."""

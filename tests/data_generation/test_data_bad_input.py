@@ -176,6 +176,7 @@ def contexts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "model", "words"),
     [

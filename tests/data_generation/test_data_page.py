@@ -22,6 +22,8 @@ from llavakit.cli import main
 from ..hub.hub_server import HubServer
 from ..servers.chat_server import RunningServer, running_server
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 BLOCKS = {
     name: (language, code)

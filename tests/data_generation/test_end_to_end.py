@@ -80,6 +80,7 @@ def made(
         yield Made(folder, image_folder, [body["messages"] for body in server.bodies])
 
 
+@pytest.mark.slow
 def test_every_context_is_asked_once_for_each_type(made: Made):
     contexts, journal = made["contexts.jsonl"], made["RUN/journal.jsonl"]
     assert len(contexts) == (60 if made.image_folder else 80)

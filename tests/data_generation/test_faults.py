@@ -92,6 +92,7 @@ def test_faults_and_kills(tmp_path: Path) -> None:
     assert 0 < extra <= sum(lost) and max(lost) <= CONCURRENCY
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_has_arrived(tmp_path: Path) -> None:
     write_rows(iter(contexts(100)), tmp_path / "contexts.jsonl")
     with running_server(tmp_path, "--latency", "0.1") as server:

@@ -42,6 +42,7 @@ def verdicts() -> list[tuple[set[str], set[str]]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["format", *FILTERS])
 def test_precision_and_recall(name: str, verdicts: list[tuple[set[str], set[str]]], capsys) -> None:
     right = sum(name in expected and name in found for expected, found in verdicts)

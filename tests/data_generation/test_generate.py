@@ -197,6 +197,7 @@ def test_calls_are_spaced_by_the_minute(run: Run, server: RunningServer) -> None
     assert times[-1] - times[0] >= 0.9 * 7 * 60 / 1200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", [("--faults", "1", "--kinds", "429", "--retry_after", "1")], indirect=True)
 def test_retry_after_is_heeded(run: Run, server: RunningServer) -> None:
     assert run(types=("detail",), attempts=2, failures_in_a_row=100, concurrency=8).counts == {"failed": 8}
@@ -350,6 +351,7 @@ def test_the_command(server: RunningServer, contexts: Path, tmp_path: Path, caps
     assert len(server.calls()) == 24
 
 
+@pytest.mark.slow
 def test_the_rule_teacher_takes_the_same_way(contexts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["data", "generate", str(contexts), "--teacher", "rule", "-o", str(tmp_path / "RUN")]) == 0
     assert "24 answered, 0 failed, 0 refused, 0 left to ask, 0.00 dollars" in capsys.readouterr().out

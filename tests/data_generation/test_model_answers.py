@@ -158,6 +158,7 @@ def test_a_key_that_ends_in_the_middle_stops_and_keeps_what_is_in_flight(
     assert len(server.bodies) == 1
 
 
+@pytest.mark.slow
 def test_a_slow_server_of_one_slot_answers_all(mugs: Path) -> None:
     contexts = [{"id": str(n), "image": None, "captions": [f"Mug {n}."], "instances": []} for n in range(60)]
     write_rows(contexts, mugs)

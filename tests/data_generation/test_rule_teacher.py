@@ -204,6 +204,7 @@ def test_a_crowd_is_not_counted():
     assert Scene(context({"skis": [[0, 0, 0.5, 0.5]]})).countable() == []
 
 
+@pytest.mark.slow
 def test_answers_pass_the_filters(real_contexts: list[Context]):
     filters = make_filters(FILTERS)
     kept, total = 0, 0
@@ -229,6 +230,7 @@ def test_structured_answers_are_verified(real_contexts: list[Context]):
     assert kept == len(grounded) > 100
 
 
+@pytest.mark.slow
 def test_answers_vary_and_come_again(real_contexts: list[Context]):
     for type in (*TYPES, "structured", "vision_detail"):
         answers = [ask(type, of) for of in real_contexts[:40] if of["instances"]]

@@ -214,6 +214,7 @@ def test_rows_and_rejected_rows_on_one_page(desk: Path, capsys: pytest.CaptureFi
     assert [len(article["boxes"]) for article in Page(page_file).articles] == [2] * 6, "the context came along"
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize(
     ("fragment", "expected"),

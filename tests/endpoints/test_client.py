@@ -86,6 +86,7 @@ def test_a_redirect_within_the_address_is_followed() -> None:
     assert caught.value.fatal and len(server.bodies) == 4
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_its_turn_has_the_time_it_takes(caplog: pytest.LogCaptureFixture) -> None:
     """A server of one slot takes 4 s for all, and may take 1.2 s for one; nothing is asked twice."""
 
@@ -104,6 +105,7 @@ def test_a_call_that_waits_its_turn_has_the_time_it_takes(caplog: pytest.LogCapt
     assert len(server.bodies) == 41 and caplog.text.count("--concurrency") == 1
 
 
+@pytest.mark.slow
 def test_a_call_that_hangs_while_others_are_answered_is_given_up() -> None:
     async def ask_all() -> tuple[float, int]:
         client = OpenAIClient("m", server.base_url, timeout=0.4)

@@ -23,6 +23,8 @@ from PIL import Image
 from ..warm_python import TRANSFORMERS, WITHOUT_LLAVAKIT, WarmPython
 from .hub_server import HubServer, Repository
 
+pytestmark = pytest.mark.slow
+
 REPO = "you/my-llava"
 
 # Runs after a block of the page and writes what its `model` and `processor` make of one question about one picture.
@@ -215,7 +217,6 @@ def test_load_without_flag_or_llavakit_is_refused(pushed: Repository, run: Run) 
         run(load("AutoModelForImageTextToText", ""), with_llavakit=False)
 
 
-@pytest.mark.slow
 def test_training_pushes_what_it_saves(
     hub: HubServer, python: WarmPython, desk: Path, tiny_llava: str, run: Run, code_block: Callable[[str, str], str]
 ) -> None:

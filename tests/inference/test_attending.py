@@ -14,11 +14,13 @@ from .test_local_engine import TEMPLATES, log_likelihood, random_conversation
 from .test_session import random_talk, say_and_check
 
 
+@pytest.mark.slow
 def test_random_talks_equal_recomputation(attending_with_template, photos, some_words, recomputed):
     answers = sum(random_talk(seed, attending_with_template, photos, some_words, recomputed) for seed in range(60))
     assert answers > 90
 
 
+@pytest.mark.slow
 def test_conversations_branched_batched_and_single(attending_with_template, photos, some_words, recomputed):
     rng, said = random.Random(0), set()
     for template in TEMPLATES[::2]:

@@ -35,6 +35,7 @@ def random_conversation(rng: random.Random, photos: list[str], some_words: Calla
     return {"messages": messages, "images": images, "max_new_tokens": rng.choice([5, 8])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_two_hundred_conversations_branched_batched_and_single(
     with_template, photos, some_words, recomputed, padding_side

@@ -39,6 +39,7 @@ def other_llava(request: pytest.FixtureRequest, vivid_llava: tuple[Any, Any]) ->
     return other, processor
 
 
+@pytest.mark.slow
 def test_answers_equal_recomputation(other_llava, photos, some_words, recomputed):
     model, processor = other_llava
     assert keeps_all_tokens(model) == (model.config.text_config.model_type != "lfm2")

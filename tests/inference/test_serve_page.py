@@ -29,7 +29,7 @@ from .web_server import free_port
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "serve.md"
 # Those of the page's commands and scripts
-pytestmark = pytest.mark.usefixtures("forked_servers")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_servers")]
 
 QUESTION = "What is in the picture?"
 
@@ -115,12 +115,10 @@ def test_the_extras_that_the_page_installs_exist(code_block: Callable[[str, str]
     assert "serving" in (metadata("transformers").get_all("Provides-Extra") or [])
 
 
-@pytest.mark.slow
 def test_ask(code_block: Callable[[str, str], str], desk: Path, answer: str):
     assert run(words(code_block("serve.md", "bash ask")), desk).startswith(answer[:30])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("block", ["web", "compare", "elsewhere"])
 def test_web(code_block: Callable[[str, str], str], desk: Path, block: str):
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'llavakit[web]'")
@@ -149,7 +147,6 @@ def test_thumbs(code_block: Callable[[str, str], str], desk: Path, monkeypatch: 
     assert found["rows"][0]["images"][0].size == (80, 60)
 
 
-@pytest.mark.slow
 def test_serve_and_its_client(
     code_block: Callable[[str, str], str], desk: Path, answer: str, environment_without_llavakit: dict[str, str]
 ):
@@ -162,7 +159,6 @@ def test_serve_and_its_client(
         assert run([sys.executable, "-c", client], desk).strip() == answer
 
 
-@pytest.mark.slow
 def test_serve_with_a_stop_of_text(
     vivid_llava: tuple[Any, Any],
     with_template: Any,
@@ -196,7 +192,6 @@ def test_serve_with_a_stop_of_text(
     assert said.strip() == expected
 
 
-@pytest.mark.slow
 def test_pipeline(
     code_block: Callable[[str, str], str], desk: Path, answer: str, environment_without_llavakit: dict[str, str]
 ):

@@ -77,6 +77,7 @@ def visitor(guarded: str) -> Iterator[Any]:
         yield client
 
 
+@pytest.mark.slow
 def test_without_the_password_there_is_nothing_to_reach(visitor: Any):
     picture = {"files": ("a.jpg", b"x" * 100, "image/jpeg")}
     assert visitor.post("/gradio_api/upload", files=picture).status_code == 401

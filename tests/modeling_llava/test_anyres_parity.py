@@ -304,6 +304,7 @@ assert torch.equal(model.generate(**batch, max_new_tokens=6, do_sample=False), e
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"candidates": [[28, 84], [84, 28]]}, {"max_views": 2}])
 def test_the_code_beside_the_weights_stands_alone(
     vision_checkpoint, language_checkpoint, tmp_path, warm_python, options

@@ -275,6 +275,7 @@ def test_a_static_cache_is_used_anew(model, inputs):
         assert torch.equal(continuation(model, batch, cache_implementation="static"), continuation(model, batch))
 
 
+@pytest.mark.slow
 def test_it_compiles_as_one_graph(model, inputs):
     batch = inputs(model.config, images=[1, 2])
     with torch.no_grad():

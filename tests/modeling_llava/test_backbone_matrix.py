@@ -127,6 +127,7 @@ def test_a_step_moves_what_learns_and_nothing_else(vision, language, stage, chec
     assert all(part_of(name) == "vision tower" for name in learning - moved)
 
 
+@pytest.mark.slow
 def test_pairs_answer_the_same_where_there_is_no_llavakit(checkpoint, warm_python, tmp_path):
     folders = [str(checkpoint(*pair)) for pair in PAIRS]
     done = warm_python.run(["-c", WITHOUT_LLAVAKIT + REMOTE, *folders], tmp_path)

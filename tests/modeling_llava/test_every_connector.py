@@ -84,6 +84,7 @@ def test_a_batch_is_its_samples(model, inputs):
         assert torch.equal(texts, torch.cat([continuation(model, sample, **options) for sample in alone]))
 
 
+@pytest.mark.slow
 def test_caches_and_compilation_change_nothing(model, inputs):
     batch = inputs(model.config, images=[1, 2])
     expected = continuation(model, batch, use_cache=False)
@@ -164,6 +165,7 @@ def test_what_was_saved_comes_back(model, inputs, tmp_path):
             assert torch.equal(one(**batch).logits, other(**batch).logits)
 
 
+@pytest.mark.slow
 def test_the_code_beside_the_weights_stands_alone(model, inputs, tmp_path, warm_python):
     batch = inputs(model.config, images=[1, 2])
     folder = tmp_path / "checkpoint"

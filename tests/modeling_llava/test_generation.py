@@ -130,6 +130,7 @@ def test_tuples_can_be_had(model, inputs):
         assert torch.equal(model(**batch, return_dict=False)[0], model(**batch).logits)
 
 
+@pytest.mark.slow
 def test_the_forward_compiles_as_one_graph(model, inputs):
     batch = inputs(model.config, images=[1, 2])
     with torch.no_grad():

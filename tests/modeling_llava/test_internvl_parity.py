@@ -247,6 +247,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_built_of_a_reference_checkpoint_saved_and_loaded_by_strangers(
     theirs, image_processor, language_checkpoint, pictures, tmp_path, warm_python
 ):

@@ -281,6 +281,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_what_was_saved_comes_back_where_there_is_no_llavakit(build, warm_python, tmp_path):
     folders = []
     for encoder, connector in [("SigLIP 2 NaFlex", "four patches a token"), ("CLIP", "of the image")]:

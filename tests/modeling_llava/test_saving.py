@@ -113,6 +113,7 @@ def test_the_dtype_comes_back(model, tmp_path, dtype):
     assert AutoModelForImageTextToText.from_pretrained(tmp_path).dtype == dtype
 
 
+@pytest.mark.slow
 def test_the_code_beside_the_weights_stands_alone(model, inputs, tmp_path, warm_python):
     batch = inputs(model.config, images=[1, 2])
     folder = tmp_path / "checkpoint"

@@ -139,6 +139,7 @@ def test_features_of_slices_put_together_again_are_those_of_each_image(layout, l
             torch.testing.assert_close(feature, one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["crop", "pad", "twice"])
 def test_the_largest_picture(layout, layouts, processor):
     """Counted from its size alone; and made, in the dummy run that memory is measured with."""

@@ -112,7 +112,7 @@ def theirs(suite: Suite) -> dict[str, str]:
     return run_suite(suite, "theirs")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 @pytest.mark.network
 @pytest.mark.parametrize(
     "projector_type",

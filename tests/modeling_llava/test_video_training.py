@@ -119,6 +119,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_a_saved_checkpoint_takes_the_same_video_where_llavakit_is_not(built, clips, warm_python):
     (built / "a.mp4").write_bytes(clips[0]["video"])
 

@@ -259,6 +259,7 @@ def wait_until_gone(group: int) -> None:
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_ended_ends_its_command(warm_python: WarmPython, tmp_path: Path):
     """SIGTERM, as a scheduler sends it: the command and what it started are gone with the run."""
     script = (
@@ -329,7 +330,7 @@ def test_the_page_has_figures_pictures_and_answers(drawn: Path, tmp_path: Path):
 # ---- all of it ----
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_the_whole_of_it_killed_and_gone_on_with(
     warm_python: WarmPython, drawn: Path, tiny_backbones: tuple[str, str], tmp_path: Path
 ):

@@ -162,6 +162,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama2", "llama2_legacy", "unigram"], indirect=True)
 def test_a_saved_processor_loads_without_llavakit(
     processor_of: Callable[..., LlavaProcessor],

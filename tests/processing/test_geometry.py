@@ -107,6 +107,7 @@ def random_box(draw: random.Random, width: int, height: int, least: float = 0.0)
 # ------------------------------------------------------------------------------------------------ by numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_boxes_go_forward_and_back(layout: str, processor_with: Any) -> None:
     draw = random.Random(layout)

@@ -83,6 +83,7 @@ def test_bad_arguments(tokenizer: Any) -> None:
         LlavaProcessor(image_processor, tokenizer, chat_template="plain").encode_conversation(turns("Q", "A"))
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_backend_is_refused(tmp_path: Path) -> None:
     from transformers import CanineTokenizer
 

@@ -17,6 +17,7 @@ from llavakit.quickstart.questions import KINDS
 from ..warm_python import WarmPython
 
 
+@pytest.mark.slow
 def test_smoke_run_leaves_a_checkpoint_and_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture, warm_python: WarmPython, monkeypatch: pytest.MonkeyPatch
 ):
@@ -42,7 +43,7 @@ def test_smoke_run_leaves_a_checkpoint_and_a_report(
     assert [file.name for file in stranger.iterdir()] == ["chapter.txt"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=5)
 def test_the_whole_of_it_learns_to_see(tmp_path: Path):
     """The bars that the quickstart is held to, on one seed; the README has the figures of three."""
     folder = tmp_path / "quickstart"

@@ -12,6 +12,7 @@ from llavakit.quickstart.side_process import FORKS, SideProcess
 from ..warm_python import WarmPython
 
 
+@pytest.mark.slow
 def test_results_and_errors_come_back_in_order():
     with SideProcess(threads=1) as side:
         jobs = [side.submit(operator.floordiv, 7, number) for number in (2, 0, 7)]
@@ -25,6 +26,7 @@ def test_results_and_errors_come_back_in_order():
         os.kill(pid, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_sudden_end_is_an_error(apart: bool):
     with SideProcess(threads=1) as side:
@@ -34,6 +36,7 @@ def test_a_sudden_end_is_an_error(apart: bool):
             assert side.submit(operator.add, 1, 1).result() == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FORKS, reason="only Linux forks")
 def test_what_runs_apart_has_a_process_of_its_own_that_ends_with_the_other():
     with SideProcess(threads=1) as side:

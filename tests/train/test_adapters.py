@@ -87,6 +87,7 @@ def test_every_checkpoint_is_complete(train: Train, tiny_llava: str, tmp_path: P
         assert torch.equal(tensor, final[name.replace(".modules_to_save.default", "").replace(".default", "")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [{}, {"use_dora": True}, {"use_rslora": True}], ids=["lora", "dora", "rslora"])
 def test_every_way_of_loading_gives_what_was_trained(train: Train, tmp_path: Path, lora: dict):
     """In float32 to the last bit, from any folder; merged, up to the order of sums."""
@@ -113,6 +114,7 @@ def test_the_vision_tower_learns_where_it_is_asked_for(train: Train, tmp_path: P
     assert torch.equal(scores(load_model(tmp_path / "run")), scores(trainer.model))
 
 
+@pytest.mark.slow
 def test_what_learns_is_float32_beside_frozen_weights_in_bfloat16(train: Train, tmp_path: Path):
     """The connector too, which PEFT copies as it is: steps of 1e-5 would be rounded away."""
     dtype = {"model_init_kwargs": {"dtype": "bfloat16"}}
@@ -191,6 +193,7 @@ def test_the_best_model_is_the_whole_of_it(train: Train, rows_file: Path, tmp_pa
 # ---- resumed ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["align", "instruct", "joint"])
 def test_resumed_is_bit_identical(train: Train, tmp_path: Path, stage: str):
     """The dropouts of adapters and language model go on, and so do moments and schedule, a rate a part."""
@@ -202,6 +205,7 @@ def test_resumed_is_bit_identical(train: Train, tmp_path: Path, stage: str):
     assert all(torch.equal(tensor, reference[name]) for name, tensor in resumed.model.named_parameters())
 
 
+@pytest.mark.slow
 def test_other_adapters_do_not_go_on(train: Train, tmp_path: Path):
     train("run", lora={}, max_steps=1)
     checkpoint = str(tmp_path / "run" / "checkpoint-1")
@@ -238,6 +242,7 @@ def test_going_on_from_an_adapter_has_to_be_said(train: Train, tiny_llava: str, 
         train("second", first, on_adapter="stack")
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_further(train: Train, tiny_llava: str, tmp_path: Path):
     train("first", lora={}, stage="align")
     trainer = train("second", str(tmp_path / "first"), on_adapter="continue", learning_rate=3e-2)
@@ -251,6 +256,7 @@ def test_an_adapter_is_trained_further(train: Train, tiny_llava: str, tmp_path: 
     assert [record["stage"] for record in history] == ["align", "instruct"]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_and_all_is_trained(train: Train, tmp_path: Path):
     merged = scores(merge_adapter(tmp_path / "first").model) if train("first", lora={}, stage="align") else None
     trainer = train("second", str(tmp_path / "first"), on_adapter="merge", learning_rate=0.0)
@@ -262,6 +268,7 @@ def test_an_adapter_is_merged_and_all_is_trained(train: Train, tmp_path: Path):
     assert [record["adapters"] for record in history] == ["LoRA, r 2, alpha 8, dropout 0.1", None]
 
 
+@pytest.mark.slow
 def test_pefts_own_model_is_trained_further_as_it_is(train: Train, tiny_llava: str, tmp_path: Path):
     train("first", lora={}, max_steps=1)
     llava = AutoModelForImageTextToText.from_pretrained(tiny_llava)

@@ -59,6 +59,7 @@ def sft(rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     return run
 
 
+@pytest.mark.slow
 def test_those_that_belong_together_train(anyres_llava: Path, rows_file: Path, sft):
     assert inspect_data(rows_file, anyres_llava).blockers == []
     assert sft(str(anyres_llava))[0] == 0

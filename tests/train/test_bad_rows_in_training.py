@@ -182,6 +182,7 @@ def test_a_first_row_without_a_picture_hides_none(tiny_llava: str, rows_file: Pa
     assert sum("pixel_values" in batch for batch in trainer.get_train_dataloader()) == 11
 
 
+@pytest.mark.slow
 def test_a_list_of_rows_trains_as_the_file_does(tiny_llava: str, rows_file: Path, tmp_path: Path):
     rows = json.loads(rows_file.read_text())
     for number, row in enumerate(rows):

@@ -29,6 +29,7 @@ def run(warm_python: WarmPython, tiny_llava: str, rows_file: Path):
     return run
 
 
+@pytest.mark.slow
 def test_what_learns_and_what_comes_next_is_said(run, tmp_path: Path):
     done = run("--stage", "align", "--output_dir", tmp_path / "align", "--save_steps", "1", "--learning_rate", "2e-3")
     said = done.stdout + done.stderr

@@ -64,6 +64,7 @@ class Counted:
         self.calls[number] += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding_free", [None, False])
 def test_the_losses_are_those_without(tiny_llava: str, rows_file: Path, tmp_path: Path, padding_free: bool | None):
     rows = load_conversations(rows_file)
@@ -116,6 +117,7 @@ def test_another_encoder_finds_nothing(llava, processor, tmp_path: Path):
     assert cache_key(llava, processor, None) not in (key, changed)
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_made_anew(tiny_llava: str, rows_file: Path, tmp_path: Path, processor):
     rows, kept = load_conversations(rows_file), tmp_path / "kept"
     losses, trainer = train(tiny_llava, rows, tmp_path / "first", feature_cache=str(kept))
@@ -129,6 +131,7 @@ def test_what_is_damaged_is_made_anew(tiny_llava: str, rows_file: Path, tmp_path
     assert second.exists()
 
 
+@pytest.mark.slow
 def test_a_picture_that_changed_is_another(tiny_llava: str, rows_file: Path, tmp_path: Path):
     rows, kept = load_conversations(rows_file), tmp_path / "kept"
     train(tiny_llava, rows, tmp_path / "first", feature_cache=str(kept))
@@ -143,6 +146,7 @@ def test_a_picture_that_changed_is_another(tiny_llava: str, rows_file: Path, tmp
     assert len(set(files(kept)) - before) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_to_is_done_without(
     tiny_llava: str, rows_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

@@ -125,6 +125,7 @@ def trainers(monkeypatch: pytest.MonkeyPatch) -> list[LlavaSFTTrainer]:
     return made
 
 
+@pytest.mark.slow
 def test_evaluation_is_on_rows_kept_back(tiny_llava: str, rows_file: Path, tmp_path: Path, trainers: list):
     def run(data: Path, *flags: str) -> tuple[set[str], set[str]]:
         argv = [*COMMON, "--model_name_or_path", tiny_llava, "--output_dir", str(tmp_path / "out"), *flags]
@@ -149,6 +150,7 @@ def test_evaluation_is_on_rows_kept_back(tiny_llava: str, rows_file: Path, tmp_p
     assert test == held_out and not train & test and len(train) == 8
 
 
+@pytest.mark.slow
 def test_rows_are_shuffled_when_asked(tiny_llava: str, rows_file: Path, tmp_path: Path, trainers: list):
     argv = [*COMMON, "--model_name_or_path", tiny_llava, "--output_dir", str(tmp_path / "out"), "--max_steps", "1"]
     orders = []

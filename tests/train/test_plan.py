@@ -101,6 +101,7 @@ def test_operations_are_those_that_torch_counts(tiny_llava: str, rows_file: Path
 ROWS = Rows([100, 200, 300, 600], supervised=80.0, views=1.0, shared=0.25, number=1000)
 
 
+@pytest.mark.slow
 def test_a_plan_adds_up(config):
     plan = make_plan(config, ROWS, MACHINES["h100"], Settings(epochs=3, price=2.5, devices=2))
     memory = plan.memory

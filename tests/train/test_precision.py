@@ -19,6 +19,7 @@ def config(folder: Path, **changes) -> LlavaSFTConfig:
     return LlavaSFTConfig(**{**settings, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_weights_move_at_the_rates_of_the_recipes(tiny_llava: str, rows_file: Path, tmp_path: Path, recipe: Path):
     """With a recipe's own precision, optimizer and rate: all but the odd weight above 0.01 moves in thirty steps."""

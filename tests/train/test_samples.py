@@ -135,6 +135,7 @@ def test_another_template_or_length_is_another_preparation(processor, rows_file:
             assert len(chunks(cache)) == number
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_share_one_preparation(
     warm_python: WarmPython, tiny_llava: str, tmp_path: Path, cache: Path
 ):

@@ -101,6 +101,7 @@ def test_what_was_saved_comes_back(tiny_llava: str, rows_file: Path, tmp_path: P
     assert "dataset: rows" in card and "learning rate: 0.01" in card
 
 
+@pytest.mark.slow
 def test_checkpoints_of_stage_1_are_small_and_resume(tiny_llava: str, rows_file: Path, tmp_path: Path):
     rows = load_conversations(rows_file)
     whole = LlavaSFTTrainer(tiny_llava, config(tmp_path / "whole", stage="align", max_steps=6), train_dataset=rows)
@@ -128,6 +129,7 @@ def test_checkpoints_of_stage_1_are_small_and_resume(tiny_llava: str, rows_file:
     assert all(torch.equal(tensor, reference[name]) for name, tensor in weights(second.model).items())
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_loaded_at_the_end(tiny_llava: str, rows_file: Path, tmp_path: Path):
     rows = load_conversations(rows_file)
     for stage in ("align", "instruct"):
@@ -201,6 +203,7 @@ def without_dropout(path: str) -> torch.nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding_free", [None, False])
 def test_the_loss_is_that_of_stock_trl(tiny_llava: str, rows_file: Path, tmp_path: Path, padding_free: bool | None):
     """Replace trl's trainer by ours, change nothing else: the same loss, step for step."""
@@ -304,6 +307,7 @@ def test_settings_are_checked(tmp_path: Path):
         config(tmp_path, on_adapter="x")
 
 
+@pytest.mark.slow
 def test_the_command_trains_both_stages(warm_python: WarmPython, tiny_llava: str, rows_file: Path, tmp_path: Path):
     """`llavakit sft` as a process of its own, through accelerate, one stage after the other."""
     common = ["--per_device_train_batch_size", "2", "--max_steps", "2", *CPU_FLAGS]

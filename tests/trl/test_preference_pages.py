@@ -95,6 +95,7 @@ def desk(
         yield desk
 
 
+@pytest.mark.slow
 def test_preferences_from_pairs_to_scores(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     desk.shell("dpo.md", "pairs")
     pairs = list(read_rows(desk.folder / "pairs" / "train.parquet"))
@@ -111,6 +112,7 @@ def test_preferences_from_pairs_to_scores(desk: Desk, capsys: pytest.CaptureFixt
     assert "accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rewards_from_questions_to_scores(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     desk.script("grpo.md", "grpo", SMALL_REWARDS, alone=True)
     assert (desk.folder / "runs" / "rewarded" / "processing_llava.py").is_file()

@@ -13,6 +13,8 @@ import torch
 
 from ..warm_python import WarmPython
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = ["crop", "anyres", "native"]
 
 

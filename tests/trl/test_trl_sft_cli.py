@@ -165,6 +165,7 @@ def assert_same_batches(recorded: list[dict], checkpoint: Path) -> None:
     assert seen == 10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(Version(transformers.__version__) < Version("5.18"), reason="trl asks for transformers 5.18 here")
 def test_both_stages(desk: Path, trl_sft: Callable[[str], list[dict]]) -> None:
     checkpoints = desk / "checkpoints"

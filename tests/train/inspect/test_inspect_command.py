@@ -62,6 +62,7 @@ def run(warm_python: WarmPython) -> Run:
     return lambda *arguments, folder=None: warm_python.run(["-m", "llavakit.cli", "inspect", *arguments], folder)
 
 
+@pytest.mark.slow
 def test_the_command(run: Run, tiny_llava: str, one_of_each: Path, tmp_path: Path):
     page = tmp_path / "pages" / "page.html"
     done = run(one_of_each, "--model", tiny_llava, "--max_length", 200, "--html", page, "--rows", 2, "--num_proc", 2)
@@ -105,6 +106,7 @@ def test_the_command_names_what_it_cannot_do(run: Run, tiny_llava: str, tmp_path
     assert done.returncode == 1 and "line 2 is not JSON" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_page_of_the_documentation(
     run: Run,
     warm_python: WarmPython,

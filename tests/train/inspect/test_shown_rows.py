@@ -90,6 +90,7 @@ def test_token_texts_add_up_to_what_was_written(processor: LlavaProcessor, text:
     assert len([part for part in texts if part]) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["llama2", "llama2_legacy"])
 def test_token_texts_of_the_llama_tokenizer(processor: LlavaProcessor, shared_data: Path, tokenizer: str):
     llama = AutoTokenizer.from_pretrained(shared_data / "tokenizers" / tokenizer)

@@ -72,6 +72,7 @@ def test_images_in_the_rows_are_told_apart_by_content(processor: LlavaProcessor,
     assert found.image_faults == {"image unreadable": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_proc", [None, 2])
 def test_a_stream_is_read_a_few_rows_ahead_and_once(processor: LlavaProcessor, num_proc: int | None):
     read: list[int] = []

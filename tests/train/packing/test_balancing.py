@@ -93,6 +93,7 @@ def mean_imbalance(processes: int, of_process: int, balanced: bool) -> np.ndarra
     return np.mean(found, axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [4, 8])
 def test_a_mix_like_llava_s(processes: int):
     """The figures of docs/speed.md, with four packs of 4,096 tokens a process and step."""

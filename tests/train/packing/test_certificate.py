@@ -210,6 +210,7 @@ def causal(module, query, key, value, mask, dropout=0.0, scaling=None, pieces=No
     return attention.packed_attention(module, query, key, value, mask, dropout, scaling, all_in_one, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_where_rows_see_one_another_of_what_is_learnt_by_heart(processor, samples, broken, dtype):
     """Losses are next to nothing then, and compared in nats."""
@@ -295,6 +296,7 @@ def trainer_of(model: Any, rows: Any, folder: Path, **changes: Any) -> LlavaSFTT
     return LlavaSFTTrainer(model, LlavaSFTConfig(str(folder), **settings), train_dataset=load_conversations(rows))
 
 
+@pytest.mark.slow
 def test_a_run_certifies_itself_once(tiny_llava: str, rows_file: Path, tmp_path: Path, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
@@ -329,6 +331,7 @@ def test_a_run_whose_certificate_says_no_pads_or_stops(
     assert not (tmp_path / "llavakit-certificates").exists()
 
 
+@pytest.mark.slow
 def test_the_command(tiny_llava: str, rows_file: Path, tmp_path: Path, capsys, broken):
     page = tmp_path / "certificate.json"
     assert main(["certify", tiny_llava, str(rows_file), "-o", str(page)]) == 0

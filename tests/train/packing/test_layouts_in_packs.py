@@ -66,6 +66,7 @@ def test_they_are_certified(made: tuple[Any, Any, str], rows: Path):
     assert certificate.holds and certificate.shared > 0 and certificate.rows == 11, certificate
 
 
+@pytest.mark.slow
 def test_rows_of_mixed_lengths_train_in_packs(made: tuple[Any, Any, str], rows: Path, tmp_path: Path):
     """In packs and alone, and with features kept where they can be: the same sum of losses before the first step."""
     _, processor, path = made

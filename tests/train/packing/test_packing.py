@@ -208,6 +208,7 @@ def test_packs_alone_share_nothing(tiny_llava: str, paired_rows: Path, tmp_path:
     assert all(set(batch["pieces"].prefixes) == {None} for batch in batches)
 
 
+@pytest.mark.slow
 def test_a_killed_packed_training_ends_as_if_it_had_not(tiny_llava: str, paired_rows: Path, tmp_path: Path):
     options = {"packing": True, "pack_tokens": 600, "max_steps": 6, "save_strategy": "steps", "save_steps": 4}
     whole = trainer_of(tiny_llava, paired_rows, tmp_path / "whole", **options)
@@ -305,6 +306,7 @@ def test_a_packed_stream_holds_every_row_once(tiny_llava: str, paired_rows: Path
         list(PackedStream(stream.train_dataset.rows, 100, share_images=False, image_token_id=0, seed=0))
 
 
+@pytest.mark.slow
 def test_a_packed_stream_goes_on_at_the_very_row(tiny_llava: str, paired_rows: Path, tmp_path: Path):
     options = {"packing": True, "pack_tokens": 600, "max_steps": 6, "save_strategy": "steps", "save_steps": 4}
     seen: dict[str, list[list[int]]] = {}
