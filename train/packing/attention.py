@@ -219,17 +219,20 @@ def _in_float32(asked: _Asked) -> torch.Tensor:
     query, key, value, pieces, dropout, scaling, window = asked
     if not can_merge(query, value, pieces, window, dropout):
         return _each_piece(asked)
+    return merged_attention(query, *_for_all_heads(query, key, value), pieces, scaling)
+
+
+def _for_all_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values once for each head of the queries."""
     groups = query.shape[1] // key.shape[1]
-    return merged_attention(query, repeat_kv(key, groups), repeat_kv(value, groups), pieces, scaling)
+    return repeat_kv(key, groups), repeat_kv(value, groups)
 
 
 def _each_piece(asked: _Asked) -> torch.Tensor:
     query, key, value, pieces, dropout, scaling, window = asked
-    groups = query.shape[1] // key.shape[1]
     # Split and not sliced: the gradient of a slice is as large as the whole
-    queries = query.split(pieces.lengths, dim=2)
-    keys = repeat_kv(key, groups).split(pieces.lengths, dim=2)
-    values = repeat_kv(value, groups).split(pieces.lengths, dim=2)
+    of_heads = query, *_for_all_heads(query, key, value)
+    queries, keys, values = (each.split(pieces.lengths, dim=2) for each in of_heads)
     seen = []
     for piece, prefix in enumerate(pieces.prefixes):
         own_keys, own_values = keys[piece], values[piece]
@@ -311,7 +314,7 @@ def _as_kernels_take_them(
     bounds = dict(asked.pieces.for_kernels(query.device))
     places = bounds.pop("key_places")
     if repeats:
-        key, value = (repeat_kv(each, query.shape[1] // each.shape[1]) for each in (key, value))
+        key, value = _for_all_heads(query, key, value)
     query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
     if places is not None:
         key, value = key[places], value[places]
