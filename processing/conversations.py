@@ -293,7 +293,9 @@ class ConversationProcessor(ProcessorMixin):
             loaded = [image for image in sample_images if image is not None][: encoded.num_images]
             _check_number_of_images(index, encoded.num_images, len(loaded))
             if with_mask and not any(encoded.assistant_mask):
-                raise ValueError(f"Sample {index} has nothing to learn: it holds no assistant message.")
+                answers = any(message["role"] == "assistant" for message in messages)
+                why = "the tokenizer has no token for its answers" if answers else "it holds no assistant message"
+                raise ValueError(f"Sample {index} has nothing to learn: {why}.")
             rows.append(encoded)
             images += loaded
         return rows, images

@@ -2,12 +2,12 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, note, settings
 from PIL import Image
 from tokenizers import (
     AddedToken,
@@ -22,7 +22,7 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from llavakit.processing import LlavaProcessor
+from llavakit.processing import SHIPPED_TEMPLATES, LlavaProcessor
 
 settings.register_profile(
     "processing",
@@ -173,6 +173,21 @@ def processor_of(tokenizer_of: Callable[[str], Any]) -> Callable[..., LlavaProce
         )
 
     return get
+
+
+@pytest.fixture
+def each_template(
+    processor_of: Callable[..., LlavaProcessor], family: str
+) -> Callable[[], Iterator[tuple[str, LlavaProcessor]]]:
+    """Yields the shipped templates with their processors, for what is drawn: to draw it takes longer than to encode it."""
+    processors = {template: processor_of(family, template) for template in SHIPPED_TEMPLATES}
+
+    def each() -> Iterator[tuple[str, LlavaProcessor]]:
+        for template, processor in processors.items():
+            note(f"template={template}")
+            yield template, processor
+
+    return each
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_bad_conversations(processor: LlavaProcessor) -> None:
         processor.apply_chat_template([*turns("Q"), {"content": "A"}])
     with pytest.raises(ValueError, match="message 0 has a block"):
         processor.apply_chat_template(turns([{"type": "audio", "audio": "x.wav"}]))
-    with pytest.raises(ValueError, match="Sample 0 has nothing to learn"):
+    with pytest.raises(ValueError, match="Sample 0 has nothing to learn: it holds no assistant message"):
         processor.apply_chat_template([turns("Q")], tokenize=True, return_assistant_tokens_mask=True)
     with pytest.raises(ValueError, match="padding_side='top'"):
         processor.apply_chat_template(turns("Q"), tokenize=True, padding_side="top")
