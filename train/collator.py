@@ -158,8 +158,8 @@ class LlavaCollator:
             raise BadRow(f"{name}: {error}", kind="template") from error
         if not any(encoded.assistant_mask):
             raise BadRow(
-                f"{name} has no supervised token: the chat template puts none of its answers between "
-                "{% generation %} and {% endgeneration %}. Choose a shipped template.",
+                f"{name} has no supervised token: the tokenizer has none for its answers, and the row has to go; or the chat "
+                "template puts none of them between {% generation %} and {% endgeneration %}: choose a shipped one.",
                 kind="nothing supervised",
             )
         taken = sum(encoded.tokens_of_image)
