@@ -22,9 +22,10 @@ SCRATCH = Path(tempfile.mkdtemp(prefix="llavakit-tests-"))
 # Set before any test module imports torch or huggingface_hub: both read these once, when they are imported. Processes
 # that a test starts inherit them. More threads than two make models of this size no faster, and many make them slow;
 # where processes share the tests, each has one.
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(min(2, os.cpu_count() or 1))
-)
+if "OMP_NUM_THREADS" not in os.environ or "LLAVAKIT_TEST_CHOSE_THREADS" in os.environ:
+    threads = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
+    # Processes that share the tests inherit what the one that started them chose for itself, and choose anew
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "LLAVAKIT_TEST_CHOSE_THREADS": "yes"}
 os.environ["HF_HOME"] = str(SCRATCH / "hf")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
