@@ -24,6 +24,8 @@ from llavakit.checkpoints.proof.proving import Compared, compare, read_record
 from llavakit.checkpoints.proof.witness import record
 from llavakit.cli import main
 
+pytestmark = pytest.mark.usefixtures("forked_processes")  # those of proofs
+
 NEXT = {"projector_type": "mlp2x_gelu", "image_aspect_ratio": "anyres"}
 # What is written as what: arguments of `llava_checkpoint`
 WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {

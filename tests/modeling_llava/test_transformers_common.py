@@ -73,6 +73,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Suite"]:
     (package / "__init__.py").touch()
     shutil.copy(HERE / "common_suite.py", package / "suite.py")
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none is needed, and each is asked about every test
     # What each run imports, once; the suite itself is of its subject, and imported by each
     with WarmPython([*TRANSFORMERS, "pytest", "common_tests.test_modeling_common"], environment) as python:
         yield Suite(folder, environment, python)
